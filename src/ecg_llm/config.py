@@ -1,0 +1,430 @@
+"""study.yaml as frozen models; an unknown key is an error with a suggestion."""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ecg_llm.contracts import UsageError
+
+FILE = "study.yaml"
+
+
+class Section(BaseModel):
+    """A part of study.yaml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Documents(Section):
+    """How the literature folder is read."""
+
+    engine: str = "liteparse"
+    """PDF engine by name (liteparse, pdfium) or "module:attribute"."""
+    timeout: float = 300
+    """Seconds after which a file is given up."""
+    memory_mb: int = 4096
+    """Memory limit of a reader process, in MiB."""
+    workers: int = 0
+    """Reader processes; 0 means one a core."""
+    ocr: Literal["auto", "off"] = "auto"
+    """auto: scanned and garbled pages go to ocrmypdf if it is installed."""
+    exclude: tuple[str, ...] = ()
+    """Globs of paths to leave out."""
+    tags: dict[str, tuple[str, ...]] = {}
+    """Tag: globs of the paths that carry it."""
+    groups: dict[str, tuple[str, ...]] = {}
+    """Group: globs of the documents that must stay on one side of a split."""
+
+
+class Passages(Section):
+    """How documents are cut."""
+
+    tokens: int = Field(default=256, ge=16)
+    """Budget of a passage, counted with the embedder's tokenizer (or characters, see unit)."""
+    overlap: int = Field(default=0, ge=0)
+    """Units that a passage repeats from the one before."""
+    unit: Literal["tokens", "characters"] = "tokens"
+    kinds: tuple[str, ...] = ("body", "abstract", "table", "caption")
+    """Kinds of passages that the index and the writers use."""
+
+
+class ImportedSet(Section):
+    """A question file of the user's own."""
+
+    path: str
+    """JSON lines, JSON or CSV; relative to the study folder; "handbook" is the bundled one."""
+    name: str = ""
+    """Name of the set; default: the file's stem."""
+    split: Literal["auto", "test", "test_seen", "train", "val"] = "auto"
+    """auto: test_seen where the question names a document in train or val, else test."""
+    where: dict[str, str | tuple[str, ...]] = {}
+    """Field: value or values that a row must have to be used."""
+    limit: int | None = None
+    """Use a seeded sample of this many rows."""
+
+
+class Splits(Section):
+    """How documents are divided; globs first, then shares of the remaining groups."""
+
+    train: float | tuple[str, ...] = 0.8
+    val: float | tuple[str, ...] = 0.1
+    test: float | tuple[str, ...] = 0.1
+    seen: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the passages of train documents held back for test_seen."""
+
+
+class Questions(Section):
+    """Who writes questions, and which are kept."""
+
+    writer: Literal["extractive", "llm"] = "extractive"
+    model: str = ""
+    """Entry of models that writes, for writer: llm."""
+    kinds: tuple[Literal["open", "choice"], ...] = ("open", "choice")
+    per_window: int = Field(default=3, ge=1)
+    """Questions of each kind asked for per window of passages."""
+    window: int = Field(default=1024, ge=1)
+    """Consecutive passages of a document are joined up to this many tokens."""
+    limit: int | None = None
+    """At most this many windows, a seeded sample over all documents."""
+    language: Literal["en", "de", "text"] = "text"
+    """Language of the questions; text: that of the passage."""
+    max_tokens: int = 4096
+    temperature: float = 0.1
+    split: Splits = Splits()
+    imports: tuple[ImportedSet, ...] = ()
+
+
+class LocalModelConfig(Section):
+    """Open weights in this process."""
+
+    kind: Literal["local"]
+    id: str
+    """A Hugging Face id or a folder."""
+    revision: str = "main"
+    quantization: Literal["none", "nf4"] = "none"
+    """nf4 needs CUDA and bitsandbytes."""
+    batch: int = Field(default=8, ge=1)
+
+
+class NanoModelConfig(Section):
+    """A Llama of a few million parameters, trained here: it exercises the chain, nothing else."""
+
+    kind: Literal["nano"]
+    hidden: int = 256
+    layers: int = 6
+    heads: int = 4
+    vocabulary: int = 4096
+    context: int = 2048
+    tokens: int = 600_000
+    """Tokens of pretraining on the passages of train documents."""
+    batch: int = Field(default=16, ge=1)
+
+
+class ApiModelConfig(Section):
+    """Any OpenAI-compatible server."""
+
+    kind: Literal["api"]
+    base_url: str
+    model: str
+    revision: str = ""
+    """Free text that names the weights behind the server, so that the cache knows them."""
+    key_env: str = ""
+    """Environment variable that holds the key."""
+    concurrency: int = Field(default=4, ge=1)
+    timeout: float = 600
+    price_in: float = 0.0
+    """Per million tokens, for the cost shown."""
+    price_out: float = 0.0
+
+
+class ExtractiveModelConfig(Section):
+    """No language model: the best sentences of the best passages."""
+
+    kind: Literal["extractive"]
+    sentences: int = Field(default=2, ge=1)
+
+
+ModelConfig = Annotated[
+    LocalModelConfig | NanoModelConfig | ApiModelConfig | ExtractiveModelConfig,
+    Field(discriminator="kind"),
+]
+
+
+class Adapter(Section):
+    """One fine-tuning job: settings as in the paper where the default says nothing else."""
+
+    model: str = "base"
+    """Entry of models that is tuned."""
+    method: Literal["lora", "qlora", "full"] = "lora"
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    targets: tuple[str, ...] = (
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    )  # fmt: skip
+    epochs: float = 2
+    learning_rate: float = 2e-4
+    schedule: str = "cosine"
+    warmup: float = 0.03
+    """Share of the steps."""
+    batch: int = 8
+    """Examples a device and step."""
+    accumulation: int = 1
+    max_length: int = 1024
+    """Tokens; a longer example is left out and counted, never cut."""
+    packing: bool = False
+    optimizer: str = "adamw_torch"
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    pretrain_epochs: float = 0
+    """Epochs of continued pretraining on the passages of train documents, before tuning."""
+    eval_steps: int = 100
+    save_steps: int = 100
+    report_to: tuple[Literal["tensorboard", "mlflow"], ...] = ("tensorboard",)
+
+
+class Index(Section):
+    """What retrieval searches and how."""
+
+    embedder: str = "minilm"
+    """minilm (packaged), or a sentence-transformers id or folder."""
+    dense_weight: float = Field(default=0.8, ge=0, le=1)
+    """Share of the dense score in the mix with BM25."""
+    candidates: int = Field(default=50, ge=1)
+    """Passages taken from either side before mixing."""
+    reranker: str = ""
+    """A cross-encoder's id or folder; empty: none."""
+
+
+class Arm(Section):
+    """A model, with or without an adapter, with or without retrieval."""
+
+    model: str
+    adapter: str = ""
+    retrieve: bool = False
+
+
+class Answers(Section):
+    """How every arm is asked; one setting for all."""
+
+    k: int = Field(default=5, ge=1)
+    """Passages that a retrieving arm is shown."""
+    passage_tokens: int = Field(default=2048, ge=64)
+    """Budget of the passages in a prompt, by the model's own tokenizer."""
+    max_tokens_open: int = 200
+    max_tokens_choice: int = 32
+    temperature: float = 0.0
+    top_p: float = 1.0
+    permutations: int = Field(default=1, ge=1)
+    """Cyclic rotations of the options that every choice question is asked in."""
+    repeats: int = Field(default=1, ge=1)
+    limit: int | None = None
+    """At most this many questions of each set and split, a seeded sample."""
+
+
+class Judge(Section):
+    """A model that grades open answers."""
+
+    model: str
+    """Entry of models (kind api or local)."""
+    max_tokens: int = 1024
+    temperature: float = 0.0
+
+
+class Scores(Section):
+    """Which layers of evaluation are run."""
+
+    overlap: bool = True
+    bertscore: bool = True
+    encoder: str = "minilm"
+    """Encoder of BERTScore and of the similarity grader."""
+    judges: dict[str, Judge] = {}
+    ratings: tuple[str, ...] = ("ratings/*.jsonl",)
+    """Imported ratings, relative to the study folder."""
+
+
+class Estimates(Section):
+    """The comparisons declared before the run, and the resampling."""
+
+    comparisons: tuple[tuple[str, str], ...] = ()
+    """Pairs (a, b) whose difference a - b is tested; empty: all pairs."""
+    resamples: int = Field(default=10_000, ge=1_000)
+
+
+class Privacy(Section):
+    """Hosts this study may reach besides the servers of its own models."""
+
+    allow: tuple[str, ...] = ()
+
+
+class Study(Section):
+    """The whole of study.yaml."""
+
+    title: str = "An ECG-LLM study"
+    literature: str = "literature"
+    """Folder of documents, relative to the study folder."""
+    seed: int = 20251018
+    documents: Documents = Documents()
+    passages: Passages = Passages()
+    questions: Questions = Questions()
+    models: dict[str, ModelConfig] = {}
+    adapters: dict[str, Adapter] = {}
+    index: Index = Index()
+    arms: dict[str, Arm] = {}
+    answers: Answers = Answers()
+    scores: Scores = Scores()
+    estimates: Estimates = Estimates()
+    privacy: Privacy = Privacy()
+
+    @model_validator(mode="after")
+    def _references_resolve(self) -> "Study":
+        wanted: list[tuple[str, str, Mapping[str, object], str]] = []
+        for name, arm in self.arms.items():
+            wanted.append((f"arms.{name}.model", arm.model, self.models, "models"))
+            if arm.adapter:
+                wanted.append((f"arms.{name}.adapter", arm.adapter, self.adapters, "adapters"))
+        for name, adapter in self.adapters.items():
+            wanted.append((f"adapters.{name}.model", adapter.model, self.models, "models"))
+        for name, judge in self.scores.judges.items():
+            wanted.append((f"scores.judges.{name}.model", judge.model, self.models, "models"))
+        if self.questions.writer == "llm":
+            wanted.append(("questions.model", self.questions.model, self.models, "models"))
+        for pair in self.estimates.comparisons:
+            wanted.extend(("estimates.comparisons", arm, self.arms, "arms") for arm in pair)
+        for where, value, known, section in wanted:
+            if value not in known:
+                raise ValueError(
+                    f"{where} names {value!r}, which is not in {section}"
+                    + suggestion(value, list(known))
+                )
+        for name, arm in self.arms.items():
+            if arm.adapter and self.adapters[arm.adapter].model != arm.model:
+                raise ValueError(
+                    f"arms.{name} puts adapter {arm.adapter!r} on model {arm.model!r}, "
+                    f"but it was trained on {self.adapters[arm.adapter].model!r}"
+                )
+        for name in (*self.models, *self.adapters, *self.arms, *self.scores.judges):
+            if not re.fullmatch(r"[\w.+-]+", name):
+                raise ValueError(f"{name!r}: names take letters, digits, '.', '_', '+' and '-'")
+        return self
+
+
+_ENTRIES: Mapping[str, type[BaseModel]] = {
+    "adapters": Adapter,
+    "arms": Arm,
+    "judges": Judge,
+    "imports": ImportedSet,
+    "local": LocalModelConfig,
+    "nano": NanoModelConfig,
+    "api": ApiModelConfig,
+    "extractive": ExtractiveModelConfig,
+}
+"""Sections that stand in a mapping or list, by the last fixed part of their place."""
+
+
+def suggestion(word: str, known: Sequence[str]) -> str:
+    """Return '; did you mean "x"?' for the nearest known word, else the list of known words."""
+    near = difflib.get_close_matches(word, known, n=1)
+    if near:
+        return f'; did you mean "{near[0]}"?'
+    return f"; known: {', '.join(sorted(known)) or 'none'}"
+
+
+def load(folder: Path, overrides: Sequence[str] = ()) -> Study:
+    """Return the study of this folder, with `key.sub=value` overrides (value is YAML).
+
+    Raises:
+        UsageError: no study.yaml, not YAML, unknown key or bad value.
+    """
+    path = folder / FILE
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(
+            f"There is no {FILE} in {folder}; make a study with: ecg-llm init {folder}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read ({error}); check the file.") from error
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        line = f", line {place.line + 1}" if place else ""
+        raise UsageError(f"{path}{line} is not valid YAML; correct it there.") from error
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        raise UsageError(f"{path} must hold keys and values, not a {type(raw).__name__}.")
+    for override in overrides:
+        _set(raw, override)
+    return parse(raw, str(path))
+
+
+def parse(raw: Mapping[str, Any], name: str = FILE) -> Study:
+    """Return the study that these keys and values describe.
+
+    Raises:
+        UsageError: unknown key ("did you mean") or bad value.
+    """
+    try:
+        return Study.model_validate(raw)
+    except ValidationError as error:
+        problems = [_sentence(problem) for problem in error.errors()]
+        raise UsageError(f"{name}: " + " ".join(problems)) from None
+
+
+def _set(raw: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise UsageError(f"--set takes key=value, for example answers.k=10, not {override!r}.")
+    *parents, last = key.split(".")
+    for parent in parents:
+        raw = raw.setdefault(parent, {})
+        if not isinstance(raw, dict):
+            raise UsageError(f"--set {override}: {parent} is a value, not a section.")
+    try:
+        raw[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {override}: {value!r} is not a YAML value.") from error
+
+
+def _sentence(problem: Any) -> str:
+    """Return one line of a pydantic error as a sentence, with the nearest known key."""
+    places = [str(place) for place in problem["loc"]]
+    where = ".".join(places)
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {where}{suggestion(places[-1], _known_keys(problem['loc'][:-1]))}"
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"]) + "."
+    return f"{where}: {problem['msg']} (got {problem['input']!r})."
+
+
+def _known_keys(location: Sequence[str | int]) -> list[str]:
+    """Return the field names of the section at this place of study.yaml."""
+    section: type[BaseModel] | None = Study
+    for place in location:
+        if place in _ENTRIES:
+            section = _ENTRIES[str(place)]
+        elif section is not None and place in section.model_fields:
+            annotation = section.model_fields[str(place)].annotation
+            is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+            section = annotation if is_section else None
+    return list(section.model_fields) if section else []
+
+
+def environment_key(name: str) -> str:
+    """Return the API key in this environment variable, or "none" where no variable is named.
+
+    Raises:
+        UsageError: the variable is named but not set.
+    """
+    if not name:
+        return "none"
+    value = os.environ.get(name)
+    if not value:
+        raise UsageError(f"The environment variable {name} is not set; export it and run again.")
+    return value

@@ -1,0 +1,250 @@
+"""The interfaces that components fill, and the exceptions that a person may see.
+
+EcgLlmError
+├── UsageError        wrong call or study.yaml; exit code 2
+├── StepError         a step could not be done; exit code 1
+│   ├── ServerError   a model server is down or refuses us
+│   └── EgressError   a connection that this study does not allow
+└── MissingPackage    an optional package is needed; names the pip line
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypedDict, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecg_llm.records import Answer, Draft, Passage, Question, ReplyStatus, Score
+
+NO_ANSWER = "The literature given does not answer this."
+"""The sentence with which an arm abstains; prompts, parsers and tests share it."""
+
+
+class EcgLlmError(Exception):
+    """One sentence saying what is wrong and what to do."""
+
+
+class UsageError(EcgLlmError):
+    """The call or the configuration is wrong."""
+
+
+class StepError(EcgLlmError):
+    """A step could not be done; what was done before is kept."""
+
+
+class ServerError(StepError):
+    """A model server cannot be reached or refuses the request for good."""
+
+
+class EgressError(StepError, OSError):
+    """A connection to a host that this study does not allow was refused."""
+
+
+class MissingPackage(EcgLlmError):
+    """An optional package is needed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package}: pip install {extra}",
+        )
+
+
+class Message(TypedDict):
+    """One turn of a chat."""
+
+    role: str
+    content: str
+
+
+Messages = Sequence[Message]
+TokenCounter = Callable[[Sequence[str]], list[int]]
+"""Texts -> number of tokens of each, special tokens not counted."""
+Progress = Callable[[int, int], None]
+"""Called with (done, total) while a long piece of work goes on."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How replies are sampled; temperature 0 is greedy."""
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model said, or why it did not."""
+
+    text: str
+    status: ReplyStatus = "ok"
+    reason: str = ""
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+class Likelihood(NamedTuple):
+    """Log-probability of a continuation, summed over its tokens, and their number."""
+
+    logprob: float
+    tokens: int
+
+
+@runtime_checkable
+class ChatModel(Protocol):
+    """A model that replies to chats."""
+
+    @property
+    def name(self) -> str:
+        """name@revision+adapter: all that decides what the model says besides the prompt."""
+
+    def generate(
+        self,
+        prompts: Sequence[Messages],
+        decoding: Decoding,
+        schema: Mapping[str, object] | None = None,
+    ) -> list[Reply]:
+        """Return one reply a prompt, in order; a failure is a Reply with status "error".
+
+        `schema` is a JSON schema that the reply should satisfy; a model that cannot
+        enforce it replies as it can, and the caller parses strictly.
+        """
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each text, or an upper estimate."""
+
+
+@runtime_checkable
+class LikelihoodModel(ChatModel, Protocol):
+    """A chat model whose probabilities can be read: local models."""
+
+    def likelihoods(
+        self, prompts: Sequence[Messages], continuations: Sequence[Sequence[str]]
+    ) -> list[list[Likelihood]]:
+        """Return, for each prompt, the likelihood of each of its continuations as the reply."""
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """Texts to unit vectors."""
+
+    @property
+    def name(self) -> str:
+        """Model and revision: all that decides the vectors."""
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return one unit-length row a text, shape (len(texts), dimension)."""
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each text, without special tokens."""
+
+
+class Hit(NamedTuple):
+    """A passage found, with its score; higher is better."""
+
+    passage_id: str
+    score: float
+
+
+@runtime_checkable
+class Retriever(Protocol):
+    """Questions to passages."""
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """Return the best `k` passages of each query, best first."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question as an arm sees it: options already permuted, passages already chosen."""
+
+    question: Question
+    options: tuple[str, ...] = ()
+    passages: tuple[Passage, ...] = ()
+    permutation: int = 0
+    repeat: int = 0
+
+
+@runtime_checkable
+class Answerer(Protocol):
+    """An arm without its retriever: tasks to answers."""
+
+    @property
+    def name(self) -> str:
+        """name@revision+adapter."""
+
+    def answer(self, arm: str, tasks: Sequence[Task]) -> list[Answer]:
+        """Return one answer a task, in order; a failure is an Answer with status "error"."""
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """Windows of passages to drafts of questions."""
+
+    @property
+    def name(self) -> str:
+        """Writer or model, with version."""
+
+    def write(self, windows: Sequence[Sequence[Passage]]) -> list[Draft]:
+        """Return the drafts of each window; a failure is a Draft with status "error"."""
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Answers to scores: one score for each (answer, metric) that applies, whatever happened."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics, each a key of records.METRICS."""
+
+    def score(self, items: Sequence[tuple[Question, Answer]]) -> list[Score]:
+        """Return the scores of these answers; not_applicable where a metric cannot apply."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page as an engine read it."""
+
+    markdown: str
+    unread: str = ""
+    """Why the page holds no usable text: "scanned", "garbled", "no-text"; empty if it does."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What an engine made of one file."""
+
+    pages: tuple[Page, ...]
+    title: str = ""
+    licence: str = ""
+    engine: str = ""
+    engine_version: str = ""
+    quality: Mapping[str, int | float | str | tuple[int, ...]] = field(default_factory=dict)
+
+
+@runtime_checkable
+class PdfEngine(Protocol):
+    """A PDF to Markdown, a page at a time."""
+
+    @property
+    def name(self) -> str:
+        """Name in study.yaml."""
+
+    @property
+    def version(self) -> str:
+        """Version of the engine: part of what decides the text."""
+
+    def read(self, path: Path) -> Reading:
+        """Return every page; raise ReadingError with a reason of DOCUMENT_REASONS."""
+
+
+class ReadingError(Exception):
+    """A file that cannot be read; `reason` is a key of records.DOCUMENT_REASONS."""
+
+    def __init__(self, reason: str, note: str = "") -> None:
+        super().__init__(reason, note)
+        self.reason = reason
+        self.note = note

@@ -1,0 +1,1 @@
+"""The bundled handbook, its expert questions and the demo study."""

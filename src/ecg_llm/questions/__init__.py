@@ -1,0 +1,1 @@
+"""Passages to checked and split questions; import of question sets."""

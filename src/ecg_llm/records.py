@@ -1,0 +1,439 @@
+"""The rows of every table, frozen and validated, and the digest that names them."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+Split = Literal["train", "val", "test", "test_seen", "none"]
+QuestionKind = Literal["open", "choice"]
+ReplyStatus = Literal["ok", "refused", "truncated", "error"]
+PassageKind = Literal[
+    "body",
+    "abstract",
+    "caption",
+    "table",
+    "authors",
+    "contents",
+    "references",
+    "acknowledgements",
+    "funding",
+    "index",
+]
+
+DOCUMENT_REASONS: Mapping[str, str] = {
+    "": "read in full",
+    "not_a_pdf": "the file is named .pdf but holds something else",
+    "unsupported": "this kind of file is not read",
+    "unreadable_file": "the file could not be opened",
+    "empty": "the file holds no bytes, no pages or no text at all",
+    "encrypted": "the file needs a password",
+    "corrupt": "the file is damaged beyond repair",
+    "crashed": "the reader process died on this file",
+    "timeout": "reading took longer than documents.timeout",
+    "memory": "reading took more than documents.memory_mb",
+    "unread_pages": "some pages hold no readable text (scanned, garbled or blank)",
+    "no_readable_page": "no page holds readable text (scanned or garbled)",
+    "same_content": "another path holds the same bytes",
+    "by_pattern": "excluded by documents.exclude",
+}
+"""Every reason a document can carry, with what it means."""
+
+QUESTION_REASONS: Mapping[str, str] = {
+    "": "kept",
+    "unparsed": "the writer's reply was not in the requested form",
+    "bad_row": "a row of an imported file is not a question",
+    "option_count": "a choice question needs at least two options (four when written here)",
+    "duplicate_options": "two options say the same",
+    "no_key": "the right option is not named or not among the options",
+    "all_of_the_above": "an option refers to the other options",
+    "not_self_contained": "the question points at a study, figure, table or patient not shown",
+    "not_medical": "the question is about the text or the layout, not about medicine",
+    "wrong_language": "the question is not in the language asked for",
+    "too_short": "the question or its answer is too short to be meaningful",
+    "too_long": "the question or its answer is too long",
+    "no_evidence": "the quoted evidence does not occur in the passage",
+    "not_grounded": "the answer is not supported by the passage",
+    "duplicate": "another question says the same",
+    "near_duplicate_of_train": "a test question too close to a training question",
+    "shared_evidence": "a test_seen question rests on a span that a training question uses",
+    "unknown_document": "an imported question names a document that the study does not have",
+    "filtered": "left out by the set's own filter or limit in study.yaml",
+}
+"""Every reason a question can be dropped for, with what it means."""
+
+
+def digest(*parts: object, length: int = 16) -> str:
+    """Return the first `length` hex digits of the SHA-256 of the parts as canonical JSON.
+
+    Equal content gives equal digests in every process and on every machine.
+    """
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:length]
+
+
+class Row(BaseModel):
+    """A row of a table: frozen, without unknown columns, NaN or infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    table: ClassVar[str]
+    key_columns: ClassVar[tuple[str, ...]]
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """The values of the key columns; unique in the table and its sort order."""
+        return tuple(getattr(self, column) for column in self.key_columns)
+
+
+class Document(Row):
+    """One file of the literature folder, read or not."""
+
+    table: ClassVar[str] = "documents"
+    key_columns: ClassVar[tuple[str, ...]] = ("path",)
+
+    path: str
+    """Relative to the literature folder, with forward slashes."""
+    doc_id: str
+    """The first 16 hex digits of the file's SHA-256; empty if it could not be opened."""
+    title: str = ""
+    language: str = ""
+    """ISO 639-1, or empty if undecided."""
+    licence: str = ""
+    tags: tuple[str, ...] = ()
+    group: str = ""
+    """Documents of one group never stand on both sides of a split; default: doc_id."""
+    pages: int = 0
+    page_starts: tuple[int, ...] = ()
+    """Offset in texts/<doc_id>.md at which each page starts; one entry a page."""
+    engine: str = ""
+    engine_version: str = ""
+    quality: dict[str, int | float | str | tuple[int, ...]] = {}
+    status: Literal["ok", "partial", "unreadable", "duplicate", "excluded"]
+    reason: str = ""
+    """A key of DOCUMENT_REASONS."""
+    note: str = ""
+    """What the reader said, for a person; what to do about it where something can be done."""
+
+
+class Passage(Row):
+    """A piece of a document's text: `text == document_text[start:end]`."""
+
+    table: ClassVar[str] = "passages"
+    key_columns: ClassVar[tuple[str, ...]] = ("passage_id",)
+
+    passage_id: str
+    doc_id: str
+    start: int
+    end: int
+    page_from: int
+    """1-based."""
+    page_to: int
+    section: str = ""
+    """Headings above the passage, outermost first, joined by " > "."""
+    kind: PassageKind = "body"
+    hidden: bool = False
+    """The text is invisible on the page (white, tiny): never shown to a model."""
+    text: str
+    tokens: int
+
+    @classmethod
+    def id_for(cls, doc_id: str, start: int, end: int, text: str) -> str:
+        """Return the passage_id of this span of this document."""
+        return digest(doc_id, start, end, text)
+
+
+class Draft(Row):
+    """A writer's reply about one window of passages, as it came."""
+
+    table: ClassVar[str] = "drafts"
+    key_columns: ClassVar[tuple[str, ...]] = ("draft_id",)
+
+    draft_id: str
+    """digest(passage_ids, kind, repeat)."""
+    passage_ids: tuple[str, ...]
+    kind: QuestionKind
+    repeat: int = 0
+    reply: str = ""
+    """JSON {"questions": [{"question", "answer", "evidence", "distractors"?}]} if status is ok."""
+    status: ReplyStatus = "ok"
+    reason: str = ""
+    model: str = ""
+    prompt_sha: str = ""
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+class Question(Row):
+    """An open or multiple-choice question; dropped ones stay, with the reason."""
+
+    table: ClassVar[str] = "questions"
+    key_columns: ClassVar[tuple[str, ...]] = ("question_id",)
+
+    question_id: str
+    """Set at creation, never recomputed."""
+    set: str
+    """"written" for questions made here, else the name of the imported set."""
+    kind: QuestionKind
+    question: str
+    options: tuple[str, ...] = ()
+    answer: str = ""
+    """The letter of the right option; empty for open questions."""
+    reference: str = ""
+    """The reference answer in words."""
+    context: str = ""
+    """Text that belongs to the question (an abstract, say) and is shown to every arm."""
+    evidence: str = ""
+    """The quoted span of the passage that the answer rests on."""
+    passage_id: str = ""
+    doc_id: str = ""
+    group: str = ""
+    """The source document's group: the cluster of the statistics."""
+    split: Split = "none"
+    language: str = "en"
+    licence: str = ""
+    status: Literal["kept", "dropped"] = "kept"
+    reason: str = ""
+    """A key of QUESTION_REASONS."""
+    note: str = ""
+    generator: str = ""
+    """Writer or import file that made the question."""
+    revision: int = 0
+    revised_by: str = ""
+
+    @property
+    def subset(self) -> str:
+        """Name of the part of the evaluation this question belongs to, "set/split"."""
+        return f"{self.set}/{self.split}"
+
+
+class Training(Row):
+    """One logged step of one training job."""
+
+    table: ClassVar[str] = "training"
+    key_columns: ClassVar[tuple[str, ...]] = ("adapter", "phase", "step")
+
+    adapter: str
+    """Name of the adapter, or of the nano model."""
+    phase: Literal["pretrain", "tune"]
+    step: int
+    loss: float | None = None
+    eval_loss: float | None = None
+    eval_choice: float | None = None
+    learning_rate: float | None = None
+    tokens: int = 0
+    """Tokens seen up to this step."""
+
+
+class Citation(BaseModel):
+    """A passage that an arm was shown, with the retrieval score."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    passage_id: str
+    score: float
+
+
+class Answer(Row):
+    """What one arm replied to one question, once."""
+
+    table: ClassVar[str] = "answers"
+    key_columns: ClassVar[tuple[str, ...]] = ("question_id", "arm", "repeat", "permutation")
+
+    question_id: str
+    arm: str
+    repeat: int = 0
+    permutation: int = 0
+    """Options were rotated left by this many places: option i stood at i - permutation (mod n)."""
+    text: str = ""
+    status: ReplyStatus = "ok"
+    reason: str = ""
+    passages: tuple[Citation, ...] = ()
+    """In the order in which the prompt held them."""
+    option_logprobs: tuple[float, ...] = ()
+    """Sum of log-probabilities of each option's text, in the question's own (unrotated) order."""
+    option_tokens: tuple[int, ...] = ()
+    reference_logprob: float | None = None
+    reference_tokens: int | None = None
+    model: str = ""
+    """name@revision+adapter."""
+    prompt_sha: str = ""
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+class Judgement(Row):
+    """A judge's reply about one or more answers, as it came."""
+
+    table: ClassVar[str] = "judgements"
+    key_columns: ClassVar[tuple[str, ...]] = ("judgement_id",)
+
+    judgement_id: str
+    """digest(judge, question_id, mode, order)."""
+    judge: str
+    question_id: str
+    mode: Literal["verdict", "ranking"]
+    order: tuple[str, ...]
+    """Arms whose answers were shown, in that order."""
+    repeat: int = 0
+    reply: str = ""
+    status: ReplyStatus = "ok"
+    reason: str = ""
+    model: str = ""
+    prompt_sha: str = ""
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+class Rating(Row):
+    """A person's mark for one answer, as imported; an input of the scores."""
+
+    table: ClassVar[str] = "ratings"
+    key_columns: ClassVar[tuple[str, ...]] = ("set", "question", "arm", "rater", "occasion")
+
+    set: str
+    question: str
+    arm: str
+    """The raters' raw name of the system."""
+    rater: str = ""
+    occasion: int = 0
+    answer: str
+    label: Literal[
+        "incorrect", "partially incorrect", "correct but incomplete", "correct", "unrated"
+    ]
+    note: str = ""
+
+
+class Score(Row):
+    """One metric of one answer, whatever happened to it."""
+
+    table: ClassVar[str] = "scores"
+    key_columns: ClassVar[tuple[str, ...]] = (
+        "question_id",
+        "arm",
+        "repeat",
+        "permutation",
+        "metric",
+        "rater",
+        "occasion",
+    )
+
+    question_id: str
+    arm: str
+    repeat: int = 0
+    permutation: int = 0
+    metric: str
+    rater: str = ""
+    occasion: int = 0
+    value: float | None = None
+    """Set exactly when status is "scored"."""
+    label: str = ""
+    """The letter read, the verdict given ..."""
+    note: str = ""
+    """The parser, signature or encoder that produced the value."""
+    against: str = ""
+    """The arm compared with, for pairwise metrics."""
+    status: Literal["scored", "unparsed", "error", "not_applicable"] = "scored"
+
+
+class Estimate(Row):
+    """A statistic of one arm, or of the difference between two, on one subset."""
+
+    table: ClassVar[str] = "estimates"
+    key_columns: ClassVar[tuple[str, ...]] = ("metric", "subset", "arm", "against", "method")
+
+    metric: str
+    subset: str
+    arm: str
+    against: str = ""
+    """The arm subtracted, for differences; empty for a mean."""
+    method: str
+    """How value and interval were computed, e.g. mean/wilson, difference/cluster_bootstrap."""
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    p_adjusted: float | None = None
+    rank: int | None = None
+    rank_adjusted: int | None = None
+    rank_low: int | None = None
+    rank_high: int | None = None
+    p_best: float | None = None
+    questions: int = 0
+    clusters: int = 0
+    missing: int = 0
+    missing_as: str = ""
+    seed: int = 0
+
+
+TABLES: Mapping[str, type[Row]] = {
+    row.table: row
+    for row in (
+        Document,
+        Passage,
+        Draft,
+        Question,
+        Training,
+        Answer,
+        Judgement,
+        Rating,
+        Score,
+        Estimate,
+    )
+}
+"""Row class of each table, in the order of the chain."""
+
+
+class Metric(NamedTuple):
+    """What a metric means: its layer of evaluation, its name for readers and how it is read."""
+
+    layer: Literal["choice", "text", "judge", "human", "other"]
+    label: str
+    binary: bool
+    kind: QuestionKind
+    missing_as: float | None
+    """The value an unparsed or failed answer counts as; None if it leaves the mean."""
+
+
+METRICS: Mapping[str, Metric] = {
+    "accuracy": Metric("choice", "Accuracy, letter written", True, "choice", 0.0),
+    "accuracy_likelihood": Metric("choice", "Accuracy, likeliest option", True, "choice", None),
+    "accuracy_likelihood_per_token": Metric(
+        "choice", "Accuracy, likeliest option per token", True, "choice", None
+    ),
+    "bleu": Metric("text", "BLEU (sentence, smoothed)", False, "open", 0.0),
+    "rouge1_precision": Metric("text", "ROUGE-1 precision", False, "open", 0.0),
+    "rouge1_recall": Metric("text", "ROUGE-1 recall", False, "open", 0.0),
+    "rouge1": Metric("text", "ROUGE-1 F", False, "open", 0.0),
+    "rouge2_precision": Metric("text", "ROUGE-2 precision", False, "open", 0.0),
+    "rouge2_recall": Metric("text", "ROUGE-2 recall", False, "open", 0.0),
+    "rouge2": Metric("text", "ROUGE-2 F", False, "open", 0.0),
+    "rougeL_precision": Metric("text", "ROUGE-L precision", False, "open", 0.0),
+    "rougeL_recall": Metric("text", "ROUGE-L recall", False, "open", 0.0),
+    "rougeL": Metric("text", "ROUGE-L F", False, "open", 0.0),
+    "bertscore_precision": Metric("text", "BERTScore precision", False, "open", 0.0),
+    "bertscore_recall": Metric("text", "BERTScore recall", False, "open", 0.0),
+    "bertscore": Metric("text", "BERTScore F1", False, "open", 0.0),
+    "verdict": Metric("judge", "Judge's verdict (0-1)", False, "open", 0.0),
+    "reference_similarity": Metric(
+        "judge", "Similarity to the reference, graded (no judge model)", False, "open", 0.0
+    ),
+    "human": Metric("human", "Experts' rating (0-1)", False, "open", None),
+    "words": Metric("other", "Words in the answer", False, "open", None),
+    "reference_likelihood": Metric(
+        "other", "Log-likelihood of the reference per token", False, "open", None
+    ),
+}
+"""Every metric the package knows, by the name that scores and estimates carry."""
+
+GRADES: Mapping[str, float] = {
+    "incorrect": 0.0,
+    "partially incorrect": 0.25,
+    "correct but incomplete": 0.75,
+    "correct": 1.0,
+}
+"""The experts' scale and its values (paper, section 4.3)."""

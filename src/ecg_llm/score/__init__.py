@@ -1,0 +1,1 @@
+"""Answers to scores: choice, overlap, judge, human."""

@@ -1,0 +1,1 @@
+"""Scores to estimates: means, paired differences, ranks."""

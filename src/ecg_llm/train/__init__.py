@@ -1,0 +1,1 @@
+"""Questions and passages to adapters; a small Llama from scratch."""
