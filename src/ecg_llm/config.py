@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -412,7 +412,7 @@ def _known_keys(location: Sequence[str | int]) -> list[str]:
         elif section is not None and place in section.model_fields:
             annotation = section.model_fields[str(place)].annotation
             is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
-            section = annotation if is_section else None
+            section = cast("type[BaseModel]", annotation) if is_section else None
     return list(section.model_fields) if section else []
 
 

@@ -1,0 +1,86 @@
+"""Prompt files rendered strictly, and the one builder of the prompt that every arm answers.
+
+A prompt file holds `{{name}}` places. A missing or a surplus value is an error, and values are
+inserted as they are, never rendered again: document text is data.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+
+from ecg_llm.contracts import NO_ANSWER, Message, Task
+from ecg_llm.records import LETTERS, Passage, digest
+
+PLACE = re.compile(r"\{\{(\w+)\}\}")
+
+
+@cache
+def template(name: str) -> str:
+    """Return the text of prompts/<name>.md."""
+    return resources.files("ecg_llm").joinpath("prompts", f"{name}.md").read_text("utf-8").strip()
+
+
+def render(name: str, values: Mapping[str, str]) -> str:
+    """Return prompts/<name>.md with every {{place}} replaced by its value.
+
+    Raises:
+        ValueError: a place has no value, or a value has no place.
+    """
+    text = template(name)
+    places = set(PLACE.findall(text))
+    if places != set(values):
+        missing = ", ".join(sorted(places - set(values))) or "none"
+        surplus = ", ".join(sorted(set(values) - places)) or "none"
+        raise ValueError(f"prompt {name}: missing values: {missing}; surplus values: {surplus}")
+    return PLACE.sub(lambda place: values[place.group(1)], text)
+
+
+def prompt_sha(messages: Sequence[Message]) -> str:
+    """Return the digest of a prompt as it is sent."""
+    return digest([[message["role"], message["content"]] for message in messages])
+
+
+def question_messages(task: Task) -> list[Message]:
+    """Return the chat that asks this question: the same for every arm and for training.
+
+    One user message, since not every chat template takes a system message. Passages, where
+    there are any, carry the citation keys [1], [2] ... in the order given.
+    """
+    question = task.question
+    parts = []
+    if task.passages:
+        passages = "\n\n".join(passage_text(i, p) for i, p in enumerate(task.passages, start=1))
+        parts.append(render("passages", {"passages": passages, "no_answer": NO_ANSWER}))
+    if question.context:
+        parts.append(render("context", {"context": question.context}))
+    if question.kind == "choice":
+        options = "\n".join(
+            f"{letter}) {option}" for letter, option in zip(LETTERS, task.options, strict=False)
+        )
+        parts.append(render("choice", {"question": question.question, "options": options}))
+    else:
+        parts.append(render("open", {"question": question.question}))
+    return [{"role": "user", "content": "\n\n".join(parts)}]
+
+
+def passage_text(number: int, passage: Passage) -> str:
+    """Return a passage as prompts show it, under its citation key."""
+    heading = f" {passage.section}" if passage.section else ""
+    return f"[{number}]{heading}\n{passage.text}"
+
+
+def choice_reply(letter: str) -> str:
+    """Return the sentence that answers a choice question (the paper's training target)."""
+    return f"The correct answer is {letter}."
+
+
+def rotated(options: Sequence[str], permutation: int) -> tuple[str, ...]:
+    """Return the options rotated left by this many places."""
+    shift = permutation % len(options) if options else 0
+    return (*options[shift:], *options[:shift])
+
+
+def original_letter(letter: str, permutation: int, options: int) -> str:
+    """Return the question's own letter of the option shown under `letter` after a rotation."""
+    return LETTERS[(LETTERS.index(letter) + permutation) % options]
