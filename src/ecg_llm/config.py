@@ -1,6 +1,5 @@
 """study.yaml as frozen models; an unknown key is an error with a suggestion."""
 
-import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ecg_llm.contracts import UsageError
+from ecg_llm.registry import suggestion
 
 FILE = "study.yaml"
 
@@ -326,14 +326,6 @@ _ENTRIES: Mapping[str, type[BaseModel]] = {
     "extractive": ExtractiveModelConfig,
 }
 """Sections that stand in a mapping or list, by the last fixed part of their place."""
-
-
-def suggestion(word: str, known: Sequence[str]) -> str:
-    """Return '; did you mean "x"?' for the nearest known word, else the list of known words."""
-    near = difflib.get_close_matches(word, known, n=1)
-    if near:
-        return f'; did you mean "{near[0]}"?'
-    return f"; known: {', '.join(sorted(known)) or 'none'}"
 
 
 def load(folder: Path, overrides: Sequence[str] = ()) -> Study:
