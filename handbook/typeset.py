@@ -7,30 +7,30 @@ from __future__ import annotations
 
 import argparse
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import typst
 
 SOURCES = Path(__file__).resolve().parent
 TARGET = SOURCES.parent / "src" / "ecg_llm" / "demo" / "handbook"
-STAMP = datetime(2025, 1, 1, tzinfo=timezone.utc)  # fixed, so two runs give equal bytes
+STAMP = datetime(2025, 1, 1, tzinfo=UTC)  # fixed, so two runs give equal bytes
 
 
 def chapters() -> list[Path]:
-    """Every chapter source, in reading order."""
+    """List the chapter sources in reading order."""
     return sorted(SOURCES.glob("[0-9][0-9]-*.typ"))
 
 
 def typeset(source: Path) -> bytes:
-    """The PDF of one chapter; only the compiler's own fonts are used."""
+    """Compile one chapter to PDF; only the compiler's own fonts are used."""
     return typst.compile(source, root=SOURCES, ignore_system_fonts=True, timestamp=STAMP)
 
 
 def main() -> int:
     """Write all PDFs, or with --check say which differ from their sources."""
     parser = argparse.ArgumentParser(description="Typeset the handbook chapters as PDF.")
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if a PDF is stale")
+    parser.add_argument("--check", action="store_true", help="fail if a PDF is stale")
     check = parser.parse_args().check
     TARGET.mkdir(parents=True, exist_ok=True)
     stale = 0

@@ -1,0 +1,675 @@
+"""Read this first: the steps of a study in order, each with its inputs and its function.
+
+    PDFs -> documents -> passages -> drafts -> questions -> (adapters) -> answers -> scores
+         -> estimates -> report
+
+A stage is a folder of pure functions from rows to rows; here they meet, and only in tables.
+Stages are imported inside the functions, so that a command loads only what it runs.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ecg_llm import config, privacy, steps, store
+from ecg_llm.contracts import (
+    Answerer,
+    ChatModel,
+    Decoding,
+    StepError,
+    TokenCounter,
+    UsageError,
+    Writer,
+)
+from ecg_llm.records import (
+    METRICS,
+    Answer,
+    Document,
+    Draft,
+    Estimate,
+    Judgement,
+    Passage,
+    Question,
+    Rating,
+    Row,
+    Score,
+    Training,
+)
+from ecg_llm.steps import Step, Work
+
+if TYPE_CHECKING:
+    from ecg_llm.answer.retrieve import HybridIndex
+    from ecg_llm.embed import SentenceEmbedder
+
+TESTED = ("test", "test_seen")
+"""The splits that arms are scored on."""
+
+
+def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Step]:
+    """Return every step of this study, in order."""
+    literature = folder / study.literature
+    imports = [import_path(imported, folder) for imported in study.questions.imports]
+    documents = study.documents.model_dump(mode="json", exclude={"workers"})
+    made = [
+        Step(
+            "documents",
+            lambda work: read_documents(work, study, literature),
+            "documents.jsonl",
+            Document,
+            files=(literature,),
+            parameters=documents,
+            products=("texts",),
+        ),
+        Step(
+            "passages",
+            lambda work: cut_passages(work, study, models),
+            "passages.jsonl",
+            Passage,
+            inputs=("documents",),
+            files=(folder / "texts",),
+            parameters={
+                **study.passages.model_dump(mode="json"),
+                "embedder": study.index.embedder,
+            },
+        ),
+        Step(
+            "drafts",
+            lambda work: write_drafts(work, study, models),
+            "drafts.jsonl",
+            Draft,
+            inputs=("passages",),
+            parameters={
+                **study.questions.model_dump(mode="json", exclude={"split", "imports"}),
+                "kinds_of_passages": study.passages.kinds,
+                "model": _identity(study, study.questions.model),
+                "seed": study.seed,
+            },
+        ),
+        Step(
+            "questions",
+            lambda work: check_questions(work, study, imports),
+            "questions.jsonl",
+            Question,
+            inputs=("documents", "passages", "drafts"),
+            files=tuple(imports),
+            parameters={
+                **study.questions.model_dump(
+                    mode="json", include={"split", "imports", "kinds", "language"}
+                ),
+                "seed": study.seed,
+            },
+        ),
+        *_training_steps(study, models),
+        Step(
+            "index",
+            lambda work: build_index(work, study, models),
+            "index",
+            inputs=("passages",),
+            parameters={
+                "embedder": study.index.embedder,
+                "kinds": study.passages.kinds,
+            },
+        ),
+        *_answer_steps(study, models),
+        *_judgement_steps(study, models),
+    ]
+    ratings = tuple(sorted(path for glob in study.scores.ratings for path in folder.glob(glob)))
+    made += [
+        Step(
+            "scores",
+            lambda work: score_answers(work, study, models, ratings),
+            "scores.jsonl",
+            Score,
+            inputs=("questions", "answers", "judgements"),
+            files=ratings,
+            parameters=study.scores.model_dump(mode="json", exclude={"judges", "ratings"}),
+        ),
+        Step(
+            "estimates",
+            lambda work: estimate_scores(work, study, ratings),
+            "estimates.jsonl",
+            Estimate,
+            inputs=("questions", "scores"),
+            parameters={**study.estimates.model_dump(mode="json"), "seed": study.seed},
+        ),
+    ]
+    upstream = tuple(step.name for step in made if "/" not in step.name and step.name != "index")
+    made.append(
+        Step(
+            "report",
+            lambda work: write_report(work, study, steps.bind(folder, made)),
+            "report/index.html",
+            inputs=upstream,
+            parameters=study.model_dump(mode="json"),
+        )
+    )
+    return made
+
+
+def _training_steps(study: config.Study, models: "Models") -> list[Step]:
+    """Return a step for each nano model and each adapter, and the one that joins their tables."""
+    found = []
+    for name, model in study.models.items():
+        if isinstance(model, config.NanoModelConfig):
+            found.append(
+                Step(
+                    f"training/{name}",
+                    _bound(train_nano, study, name, models),
+                    f"parts/training/{name}.jsonl",
+                    Training,
+                    inputs=("documents", "passages", "questions"),
+                    parameters={**model.model_dump(mode="json"), "seed": study.seed},
+                    products=(f"models/{name}",),
+                )
+            )
+    for name, adapter in study.adapters.items():
+        base = study.models[adapter.model]
+        needs = (f"training/{adapter.model}",) if base.kind == "nano" else ()
+        found.append(
+            Step(
+                f"training/{name}",
+                _bound(train_adapter, study, name, models),
+                f"parts/training/{name}.jsonl",
+                Training,
+                inputs=("documents", "passages", "questions", *needs),
+                parameters={
+                    **adapter.model_dump(mode="json", exclude={"report_to", "save_steps"}),
+                    "base": _identity(study, adapter.model),
+                    "seed": study.seed,
+                },
+                products=(f"adapters/{name}",),
+            )
+        )
+    return [*found, _joined("training", Training, found)]
+
+
+def _answer_steps(study: config.Study, models: "Models") -> list[Step]:
+    """Return a step for each arm, and the one that joins their tables."""
+    found = []
+    for name, arm in study.arms.items():
+        needs = ["questions"]
+        if arm.retrieve:
+            needs += ["passages", "index"]
+        if study.models[arm.model].kind == "nano":
+            needs.append(f"training/{arm.model}")
+        if arm.adapter:
+            needs.append(f"training/{arm.adapter}")
+        found.append(
+            Step(
+                f"answers/{name}",
+                _bound(answer_arm, study, name, models),
+                f"parts/answers/{name}.jsonl",
+                Answer,
+                inputs=tuple(needs),
+                parameters={
+                    **study.answers.model_dump(mode="json"),
+                    **arm.model_dump(mode="json"),
+                    "model": _identity(study, arm.model),
+                    "index": study.index.model_dump(mode="json") if arm.retrieve else None,
+                    "seed": study.seed,
+                },
+            )
+        )
+    return [*found, _joined("answers", Answer, found)]
+
+
+def _judgement_steps(study: config.Study, models: "Models") -> list[Step]:
+    """Return a step for each judge, and the one that joins their tables."""
+    found = [
+        Step(
+            f"judgements/{name}",
+            _bound(judge_answers, study, name, models),
+            f"parts/judgements/{name}.jsonl",
+            Judgement,
+            inputs=("passages", "questions", "answers"),
+            parameters={
+                **judge.model_dump(mode="json"),
+                "model": _identity(study, judge.model),
+            },
+        )
+        for name, judge in study.scores.judges.items()
+    ]
+    return [*found, _joined("judgements", Judgement, found)]
+
+
+def read_documents(work: Work, study: config.Study, literature: Path) -> Iterator[Row]:
+    """Read the literature folder; texts go to texts/<doc_id>.md before their row is kept."""
+    from ecg_llm.corpus import ingest
+
+    if not literature.is_dir():
+        raise StepError(
+            f"There is no folder {literature}; make it and put your papers in, "
+            f"or set `literature` in study.yaml."
+        )
+    texts = work.folder / "texts"
+    texts.mkdir(exist_ok=True)
+    rows = {row.path: row for row in work.made(Document)}
+    if work.previous.get("parameters") == study.documents.model_dump(
+        mode="json", exclude={"workers"}
+    ):
+        old = steps.read_table(work.folder / "documents.jsonl", Document)
+        rows = {row.path: row for row in old} | rows
+    known = {path: (row, read_text(work.folder, row)) for path, row in rows.items()}
+    used = set()
+    for row, text in ingest.ingest(literature, study.documents, known, work.progress):
+        if text:
+            store.write_text(texts / f"{row.doc_id}.md", text)
+            used.add(f"{row.doc_id}.md")
+        yield row
+    if not used:
+        raise StepError(
+            f"No document in {literature} could be read; "
+            f"`ecg-llm show documents` names every file and why."
+        )
+    for path in texts.glob("*.md"):
+        if path.name not in used:
+            path.unlink()
+
+
+def cut_passages(work: Work, study: config.Study, models: "Models") -> Iterator[Row]:
+    """Cut every document that was read."""
+    from ecg_llm.corpus import passages
+
+    rows = [row for row in work.table(Document) if row.status in ("ok", "partial")]
+    have = {row.doc_id for row in work.made(Passage)}
+    for done, row in enumerate(rows, start=1):
+        if row.doc_id not in have:
+            text = read_text(work.folder, row)
+            yield from passages.cut(row, text, models.embedder.count_tokens, study.passages)
+        work.progress(done, len(rows))
+
+
+def write_drafts(work: Work, study: config.Study, models: "Models") -> Iterator[Row]:
+    """Have the writer ask about every window of passages."""
+    from ecg_llm.questions import generate
+    from ecg_llm.questions.extractive import ExtractiveWriter
+
+    settings = study.questions
+    windows = generate.windows(usable(work.table(Passage), study), settings, study.seed)
+    if settings.writer == "extractive":
+        # One call: distractors come from the whole corpus.
+        yield from ExtractiveWriter(settings, study.seed).write(windows)
+        work.progress(len(windows), len(windows))
+        return
+    model = models.chat(settings.model)
+    decoding = Decoding(settings.max_tokens, settings.temperature, seed=study.seed)
+    writer: Writer = generate.LlmWriter(model, settings, decoding)
+    have = {(row.passage_ids, row.kind) for row in work.made(Draft)}
+    left = [
+        window
+        for window in windows
+        if any((tuple(p.passage_id for p in window), kind) not in have for kind in settings.kinds)
+    ]
+    for start in range(0, len(left), 16):
+        yield from writer.write(left[start : start + 16])
+        work.progress(len(windows) - len(left) + start + 16, len(windows))
+
+
+def check_questions(work: Work, study: config.Study, imports: Sequence[Path]) -> Iterator[Row]:
+    """Check what was written, add the imported sets, and split by document."""
+    from ecg_llm.questions import importing, split, verify
+
+    documents = work.table(Document)
+    written = verify.questions(work.table(Draft), work.table(Passage), study.questions, study.seed)
+    sets = dict(zip(imports, study.questions.imports, strict=True))
+    imported = [
+        question
+        for path, settings in sets.items()
+        for question in importing.read_set(path, settings, documents, study.seed)
+    ]
+    yield from split.assign(
+        [*written, *imported],
+        documents,
+        study.questions.split,
+        {import_name(settings): settings for settings in study.questions.imports},
+        study.seed,
+    )
+
+
+def train_nano(work: Work, study: config.Study, name: str, models: "Models") -> Iterator[Row]:
+    """Train a nano model from scratch on the passages of train documents."""
+    from ecg_llm.train import nano
+
+    settings = study.models[name]
+    assert isinstance(settings, config.NanoModelConfig)
+    texts = [passage.text for passage in training_passages(work, study)]
+    if not texts:
+        raise StepError(
+            "No passage is in the train split; add documents or change questions.split."
+        )
+    out = work.scratch / "model"
+    yield from nano.build(texts, settings, out, study.seed, name=name, progress=work.progress)
+    models.install(out, work.folder / "models" / name)
+
+
+def train_adapter(work: Work, study: config.Study, name: str, models: "Models") -> Iterator[Row]:
+    """Fine-tune one adapter on the train split."""
+    from ecg_llm.train import tune
+
+    settings = study.adapters[name]
+    base = study.models[settings.model]
+    if not isinstance(base, config.LocalModelConfig | config.NanoModelConfig):
+        raise UsageError(
+            f"adapters.{name} tunes model {settings.model!r}, which is of kind {base.kind}; "
+            f"only local and nano models can be tuned."
+        )
+    kept = [row for row in work.table(Question) if row.status == "kept"]
+    out = work.scratch / "adapter"
+    yield from tune.tune(
+        models.source(settings.model),
+        base.revision if isinstance(base, config.LocalModelConfig) else "",
+        [row for row in kept if row.split == "train"],
+        [row for row in kept if row.split == "val"],
+        [passage.text for passage in training_passages(work, study)],
+        settings,
+        out,
+        seed=study.seed,
+        name=name,
+        progress=work.progress,
+    )
+    models.install(out, work.folder / "adapters" / name)
+
+
+def build_index(work: Work, study: config.Study, models: "Models") -> Iterator[Row]:
+    """Bring the index up to the passages."""
+    models.index().build(usable(work.table(Passage), study), work.progress)
+    yield from ()
+
+
+def answer_arm(work: Work, study: config.Study, name: str, models: "Models") -> Iterator[Row]:
+    """Ask one arm every question of the tested splits."""
+    from ecg_llm.answer import arms
+
+    arm = study.arms[name]
+    questions = tested(work.table(Question), study)
+    if not questions:
+        raise StepError(
+            "No kept question is in a tested split; `ecg-llm show questions` names the reasons."
+        )
+    passages = {row.passage_id: row for row in work.table(Passage)} if arm.retrieve else {}
+    answerer, count = models.answerer(name)
+    yield from arms.answers(
+        name,
+        questions,
+        answerer,
+        models.index() if arm.retrieve else None,
+        passages,
+        study.answers,
+        count=count,
+        seed=study.seed,
+        done={row.key for row in work.done},
+        progress=work.progress,
+    )
+
+
+def judge_answers(work: Work, study: config.Study, name: str, models: "Models") -> Iterator[Row]:
+    """Have one judge give its verdict on every open answer."""
+    from ecg_llm.score import judge
+
+    settings = study.scores.judges[name]
+    questions = {row.question_id: row for row in work.table(Question)}
+    items = [
+        (questions[answer.question_id], answer)
+        for answer in work.table(Answer)
+        if questions[answer.question_id].kind == "open"
+    ]
+    passages = {row.passage_id: row for row in work.table(Passage)}
+    yield from judge.verdicts(
+        name,
+        models.chat(settings.model),
+        items,
+        passages,
+        settings,
+        done={row.key[0] for row in work.done},
+        progress=work.progress,
+    )
+
+
+def score_answers(
+    work: Work, study: config.Study, models: "Models", ratings: Sequence[Path]
+) -> Iterator[Row]:
+    """Score every answer by every layer that is switched on."""
+    from ecg_llm.score import choice, human, judge, overlap
+
+    questions = {row.question_id: row for row in work.table(Question)}
+    answers = work.table(Answer)
+    items = [(questions[answer.question_id], answer) for answer in answers]
+    scorers = [choice.ChoiceScorer()]
+    if study.scores.overlap:
+        scorers.append(overlap.OverlapScorer())
+        if study.scores.bertscore:
+            scorers.append(overlap.BertScorer(study.scores.encoder))
+        scorers.append(judge.SimilarityGrader(models.embedder))
+    for done, scorer in enumerate(scorers, start=1):
+        yield from scorer.score(items)
+        work.progress(done, len(scorers) + 1)
+    yield from judge.verdict_scores(work.table(Judgement), answers)
+    yield from human.human_scores(read_ratings(ratings), list(questions.values()))
+
+
+def estimate_scores(work: Work, study: config.Study, ratings: Sequence[Path]) -> Iterator[Row]:
+    """Turn scores into means, paired differences and ranks."""
+    from ecg_llm.score import human
+    from ecg_llm.stats import estimate
+
+    questions = {row.question_id: row for row in work.table(Question)}
+    subset_of = {row.question_id: row.subset for row in questions.values()}
+    cluster_of = {row.question_id: row.group for row in questions.values()}
+    for rating in read_ratings(ratings):
+        question_id = human.question_id(rating, list(questions.values()))
+        subset_of.setdefault(question_id, f"{rating.set}/rated")
+        cluster_of.setdefault(question_id, question_id)
+    yield from estimate.estimates(
+        work.table(Score),
+        subset_of,
+        cluster_of,
+        study.estimates.comparisons,
+        study.estimates.resamples,
+        study.seed,
+        progress=work.progress,
+    )
+
+
+def write_report(work: Work, study: config.Study, bound: steps.Study) -> Iterator[Row]:
+    """Write the report, one HTML file."""
+    from ecg_llm.records import TABLES
+    from ecg_llm.report import report
+
+    tables = {
+        name: steps.read_table(work.folder / f"{name}.jsonl", row)
+        for name, row in TABLES.items()
+        if name != "ratings"
+    }
+    manifests = {name: steps.manifest(bound, name) for name in bound.steps}
+    html = report.build(study, tables, manifests)
+    store.write_text(work.folder / "report" / "index.html", html)
+    yield from ()
+
+
+@dataclass
+class Models:
+    """The models of a study, each loaded when first used; one chat model is held at a time."""
+
+    study: config.Study
+    folder: Path
+    _embedder: "SentenceEmbedder | None" = None
+    _held: tuple[tuple[str, str], ChatModel] | None = None
+    _index: "HybridIndex | None" = None
+    _cache: list[object] = field(default_factory=list)
+
+    @property
+    def embedder(self) -> "SentenceEmbedder":
+        """The embedder of the index; its tokenizer counts the tokens of passages."""
+        from ecg_llm.embed import SentenceEmbedder
+
+        if self._embedder is None:
+            self._embedder = SentenceEmbedder(self.study.index.embedder)
+        return self._embedder
+
+    def index(self) -> "HybridIndex":
+        """Return the index of this study, opened."""
+        from ecg_llm.answer.retrieve import HybridIndex
+
+        if self._index is None:
+            self._index = HybridIndex(self.folder / "index", self.embedder, self.study.index)
+        return self._index
+
+    def source(self, name: str) -> str:
+        """Return the folder or id of a local or nano model's weights."""
+        settings = self.study.models[name]
+        if isinstance(settings, config.LocalModelConfig):
+            inside = self.folder / settings.id
+            return str(inside) if inside.is_dir() else settings.id
+        return str(self.folder / "models" / name)
+
+    def chat(self, name: str, adapter: str = "") -> ChatModel:
+        """Return the chat model of this entry, with an adapter if one is named."""
+        if self._held and self._held[0] == (name, adapter):
+            return self._held[1]
+        self._held = None
+        settings = self.study.models[name]
+        made: ChatModel
+        if isinstance(settings, config.ApiModelConfig):
+            from ecg_llm.chat import ApiModel
+
+            made = ApiModel(settings, self.folder / "cache.sqlite")
+        elif isinstance(settings, config.ExtractiveModelConfig):
+            raise UsageError(
+                f"Model {name!r} is of kind extractive: it answers as an arm, "
+                f"but can neither write questions nor judge."
+            )
+        else:
+            from ecg_llm.local import LocalModel
+
+            is_local = isinstance(settings, config.LocalModelConfig)
+            made = LocalModel(
+                self.source(name),
+                revision=settings.revision if is_local else "main",
+                adapter=self.folder / "adapters" / adapter if adapter else None,
+                quantization=settings.quantization if is_local else "none",
+                batch=settings.batch,
+                label=settings.id if is_local else f"nano-{name}",
+            )
+        self._held = ((name, adapter), made)
+        return made
+
+    def answerer(self, arm_name: str) -> tuple[Answerer, TokenCounter]:
+        """Return what answers for this arm, and the tokenizer that its passages are counted by."""
+        from ecg_llm.answer.arms import ModelAnswerer
+        from ecg_llm.answer.extractive import ExtractiveAnswerer
+
+        arm = self.study.arms[arm_name]
+        settings = self.study.models[arm.model]
+        if isinstance(settings, config.ExtractiveModelConfig):
+            answerer = ExtractiveAnswerer(self.embedder, settings.sentences)
+            return answerer, self.embedder.count_tokens
+        model = self.chat(arm.model, arm.adapter)
+        return ModelAnswerer(model, self.study.answers, self.study.seed), model.count_tokens
+
+    def install(self, made: Path, place: Path) -> None:
+        """Put a finished model or adapter folder in its place."""
+        import shutil
+
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if place.exists():
+            shutil.rmtree(place)
+        made.replace(place)
+        self._held = None
+
+
+def usable(passages: Sequence[Passage], study: config.Study) -> list[Passage]:
+    """Return the passages that models may see: of the chosen kinds and visible on the page."""
+    return [row for row in passages if row.kind in study.passages.kinds and not row.hidden]
+
+
+def training_passages(work: Work, study: config.Study) -> list[Passage]:
+    """Return the usable passages of the documents in the train split."""
+    train = {row.group for row in work.table(Question) if row.split == "train" and row.group}
+    groups = {row.doc_id: row.group for row in work.table(Document)}
+    return [
+        passage for passage in usable(work.table(Passage), study) if groups[passage.doc_id] in train
+    ]
+
+
+def tested(questions: Sequence[Question], study: config.Study) -> list[Question]:
+    """Return the kept questions of the tested splits, at most answers.limit of each subset."""
+    import random
+
+    kept = [row for row in questions if row.status == "kept" and row.split in TESTED]
+    limit = study.answers.limit
+    if limit is None:
+        return kept
+    chosen = []
+    for subset in sorted({(row.subset, row.kind) for row in kept}):
+        rows = sorted((r for r in kept if (r.subset, r.kind) == subset), key=lambda r: r.key)
+        chosen += random.Random(study.seed).sample(rows, min(limit, len(rows)))
+    return chosen
+
+
+def read_text(folder: Path, row: Document) -> str:
+    """Return the text of a document; empty if none was kept."""
+    path = folder / "texts" / f"{row.doc_id}.md"
+    if row.status not in ("ok", "partial") or not path.exists():
+        return ""
+    return path.read_bytes().decode("utf-8")
+
+
+def read_ratings(paths: Sequence[Path]) -> list[Rating]:
+    """Return the imported ratings of these files."""
+    return [row for path in paths for row in steps.read_table(path, Rating)]
+
+
+def import_path(imported: config.ImportedSet, folder: Path) -> Path:
+    """Return where the file of an imported set lies; "handbook" is the bundled one."""
+    if imported.path == "handbook":
+        return Path(str(resources.files("ecg_llm").joinpath("demo", "questions.jsonl")))
+    return (folder / imported.path).resolve()
+
+
+def import_name(imported: config.ImportedSet) -> str:
+    """Return the name of an imported set."""
+    return imported.name or Path(imported.path).stem
+
+
+def allowed_hosts(study: config.Study) -> Collection[str]:
+    """Return the hosts this study may reach: its own model servers and privacy.allow."""
+    servers = [
+        privacy.host_of(model.base_url)
+        for model in study.models.values()
+        if isinstance(model, config.ApiModelConfig)
+    ]
+    return {*servers, *study.privacy.allow}
+
+
+def _identity(study: config.Study, name: str) -> Mapping[str, object] | None:
+    """Return what of a model's settings decides its replies."""
+    if name not in study.models:
+        return None
+    ignored = {"batch", "concurrency", "timeout", "base_url", "key_env", "price_in", "price_out"}
+    return study.models[name].model_dump(mode="json", exclude=ignored)
+
+
+def _bound(
+    function: Callable[[Work, config.Study, str, Models], Iterator[Row]],
+    study: config.Study,
+    name: str,
+    models: Models,
+) -> Callable[[Work], Iterator[Row]]:
+    return lambda work: function(work, study, name, models)
+
+
+def _joined(name: str, row: type[Row], parts: Sequence[Step]) -> Step:
+    """Return the step that joins the tables of these steps into one."""
+
+    def join(work: Work) -> Iterator[Row]:
+        for part in parts:
+            yield from steps.read_table(work.folder / part.output, row)
+
+    return Step(name, join, f"{name}.jsonl", row, inputs=tuple(part.name for part in parts))
+
+
+def primary_metrics() -> list[str]:
+    """Return the metrics that are ranked: those of the four layers."""
+    return [name for name, metric in METRICS.items() if metric.layer != "other"]

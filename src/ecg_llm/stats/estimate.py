@@ -1,0 +1,400 @@
+"""Scores to estimates: means, paired differences and ranks, with intervals clustered by source.
+
+Methods: Wilson 1927; cluster-robust standard error of a ratio mean with t on C-1 degrees and the
+cluster bootstrap (Miller 2024, arXiv 2411.00640); exact McNemar (Dietterich 1998); cluster
+sign-flip permutation test; Holm 1979; ranks with ties as in arXiv 2510.18339, section 4.3.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations, product
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from ecg_llm.contracts import Progress
+from ecg_llm.records import METRICS, Estimate, Score
+
+FEW_CLUSTERS = 30
+"""Below this number of clusters the bootstrap is too narrow and t takes its place."""
+LEVEL = 0.95
+EXACT_CLUSTERS = 12
+"""Up to this number of clusters all 2^C sign flips are enumerated."""
+BLOCK = 4_000_000
+"""Cells of the resampling matrix held at once, about 32 MB."""
+TINY = 1e-12
+Z = float(stats.norm.ppf(0.5 + LEVEL / 2))
+
+Array = NDArray[np.float64]
+Pair = tuple[int, int]
+
+
+class Panel(NamedTuple):
+    """One metric on one subset: a question a row, an arm a column, NaN where there is no value."""
+
+    metric: str
+    subset: str
+    arms: tuple[str, ...]
+    values: Array
+    cluster: NDArray[np.intp]
+    """Cluster number of each question, 0-based without gaps."""
+    missing: tuple[int, ...]
+    """Unparsed and failed answers of each arm."""
+    single: bool
+    """Every value is one score, not a mean over repeats, permutations or raters."""
+
+
+class Interval(NamedTuple):
+    """A ratio mean of one column with its 95 % interval; None where there is none."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    method: str
+    questions: int
+    clusters: int
+
+
+class Difference(NamedTuple):
+    """A paired difference of two arms, its interval and its two-sided p-value."""
+
+    interval: Interval
+    p: float | None
+
+
+class Rank(NamedTuple):
+    """Ranks of one arm among all arms of a panel; None where nothing can be told."""
+
+    rank: int | None = None
+    rank_adjusted: int | None = None
+    rank_low: int | None = None
+    rank_high: int | None = None
+    p_best: float | None = None
+
+
+def estimates(
+    scores: Sequence[Score],
+    subset_of: Mapping[str, str],
+    cluster_of: Mapping[str, str],
+    comparisons: Sequence[tuple[str, str]],
+    resamples: int,
+    seed: int,
+    progress: Progress | None = None,
+) -> list[Estimate]:
+    """Return means with ranks, and paired differences, of every metric on every subset.
+
+    Scores of one question and arm are first averaged over repeats, permutations and raters. An
+    unparsed or failed answer counts as the metric's `missing_as`, or leaves the mean where that
+    is None; either way it is counted in `missing`. Not-applicable scores never count.
+
+    Differences are paired on the questions both arms have; Holm's correction runs over the
+    family of one metric and subset. Ranks use the questions that all arms share: 1 + the number
+    of arms whose uncorrected 95 % difference lies wholly above (rank) or whose difference is
+    significant after Holm over all pairs (rank_adjusted).
+
+    Args:
+        scores: any number of metrics and arms.
+        subset_of: question_id -> "set/split"; scores of other questions are left out.
+        cluster_of: question_id -> group; a question without one is a cluster of its own.
+        comparisons: pairs (a, b) whose difference a - b is tested; all pairs where none is
+            declared or none of the declared applies, as with raters' own names of the systems.
+        resamples: number of bootstrap draws and of random sign flips.
+        seed: of the resampling; the same draws serve every metric.
+        progress: called with (done, total) panels.
+
+    Returns:
+        Rows ordered by metric and subset, means before differences.
+    """
+    panels = list(_panels(scores, subset_of, cluster_of))
+    rows: list[Estimate] = []
+    for done, panel in enumerate(panels):
+        if progress:
+            progress(done, len(panels))
+        rows += _mean_rows(panel, resamples, seed)
+        rows += _difference_rows(panel, comparisons, resamples, seed)
+    if progress:
+        progress(len(panels), len(panels))
+    return rows
+
+
+def wilson(successes: float, n: float) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a proportion."""
+    centre = (successes + Z * Z / 2) / (n + Z * Z)
+    half = Z / (n + Z * Z) * np.sqrt(successes * (n - successes) / n + Z * Z / 4)
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def mcnemar(wins: int, losses: int) -> float:
+    """Return the exact two-sided p-value for this many discordant items in either direction."""
+    if wins + losses == 0:
+        return 1.0
+    return float(stats.binomtest(wins, wins + losses, 0.5).pvalue)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return Holm's adjusted p-values, in order; a missing one stays missing."""
+    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for position, (p, i) in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - position) * p))
+        adjusted[i] = largest
+    return adjusted
+
+
+def _panels(
+    scores: Sequence[Score], subset_of: Mapping[str, str], cluster_of: Mapping[str, str]
+) -> Iterator[Panel]:
+    """Yield the panels of these scores, sorted by metric and subset."""
+    cells: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = defaultdict(dict)
+    missing: dict[tuple[str, str, str], int] = defaultdict(int)
+    for score in scores:
+        subset = subset_of.get(score.question_id)
+        if subset is None or score.status == "not_applicable":
+            continue
+        # An arm whose answers all failed keeps its (empty) column.
+        values = cells[score.metric, subset].setdefault((score.question_id, score.arm), [])
+        value = score.value
+        if score.status != "scored":
+            missing[score.metric, subset, score.arm] += 1
+            value = METRICS[score.metric].missing_as if score.metric in METRICS else None
+        if value is not None:
+            values.append(value)
+    for (metric, subset), cell in sorted(cells.items()):
+        questions = sorted({question for question, _ in cell})
+        arms = tuple(sorted({arm for _, arm in cell}))
+        row_of = {question: i for i, question in enumerate(questions)}
+        column_of = {arm: j for j, arm in enumerate(arms)}
+        matrix = np.full((len(questions), len(arms)), np.nan)
+        for (question, arm), values in cell.items():
+            if values:
+                matrix[row_of[question], column_of[arm]] = sum(values) / len(values)
+        groups = [cluster_of.get(question) or f"question {question}" for question in questions]
+        cluster = np.unique(np.array(groups), return_inverse=True)[1].astype(np.intp)
+        yield Panel(
+            metric, subset, arms, matrix, cluster,
+            missing=tuple(missing[metric, subset, arm] for arm in arms),
+            single=all(len(values) <= 1 for values in cell.values()),
+        )  # fmt: skip
+
+
+def _mean_rows(panel: Panel, resamples: int, seed: int) -> list[Estimate]:
+    means = _intervals(panel.values, panel.cluster, 0.0, 1.0, resamples, seed)
+    if _counts_apart(panel):
+        for j, mean in enumerate(means):
+            if mean.value is not None and mean.clusters > 1:
+                low, high = wilson(mean.value * mean.questions, mean.questions)
+                means[j] = mean._replace(low=low, high=high, method="wilson")
+    ranks = _ranks(panel, resamples, seed)
+    missing_as = METRICS[panel.metric].missing_as if panel.metric in METRICS else None
+    return [
+        Estimate(
+            metric=panel.metric, subset=panel.subset, arm=arm, method=f"mean/{mean.method}",
+            value=mean.value, low=mean.low, high=mean.high, **rank._asdict(),
+            questions=mean.questions, clusters=mean.clusters, missing=missing,
+            missing_as="left out" if missing_as is None else f"{missing_as:g}", seed=seed,
+        )
+        for arm, mean, rank, missing in zip(panel.arms, means, ranks, panel.missing, strict=True)
+    ]  # fmt: skip
+
+
+def _difference_rows(
+    panel: Panel, comparisons: Sequence[tuple[str, str]], resamples: int, seed: int
+) -> list[Estimate]:
+    place = {arm: j for j, arm in enumerate(panel.arms)}
+    declared = [(place[a], place[b]) for a, b in comparisons if a in place and b in place]
+    pairs = list(dict.fromkeys(declared)) or list(combinations(range(len(panel.arms)), 2))
+    differences = _differences(panel, pairs, resamples, seed)
+    adjusted = holm([difference.p for difference in differences])
+    return [
+        Estimate(
+            metric=panel.metric, subset=panel.subset, arm=panel.arms[a], against=panel.arms[b],
+            method=f"difference/{interval.method}", value=interval.value, low=interval.low,
+            high=interval.high, p=p, p_adjusted=p_adjusted, questions=interval.questions,
+            clusters=interval.clusters, missing=panel.missing[a] + panel.missing[b], seed=seed,
+        )
+        for (a, b), (interval, p), p_adjusted in zip(pairs, differences, adjusted, strict=True)
+    ]  # fmt: skip
+
+
+def _differences(
+    panel: Panel, pairs: Sequence[Pair], resamples: int, seed: int
+) -> list[Difference]:
+    """Return the paired differences of these pairs of arms."""
+    if not pairs:
+        return []
+    first, second = (np.array(side) for side in zip(*pairs, strict=True))
+    columns = panel.values[:, first] - panel.values[:, second]
+    intervals = _intervals(columns, panel.cluster, -1.0, 1.0, resamples, seed)
+    if _counts_apart(panel):
+        p_values = [
+            mcnemar(int(wins), int(losses))
+            for wins, losses in zip((columns > 0).sum(0), (columns < 0).sum(0), strict=True)
+        ]
+    else:
+        sums = _cluster_sums(np.nan_to_num(columns), panel.cluster)
+        p_values = _sign_flip(sums, resamples, seed)
+    return [
+        Difference(interval, p if interval.clusters > 1 else None)
+        for interval, p in zip(intervals, p_values, strict=True)
+    ]
+
+
+def _ranks(panel: Panel, resamples: int, seed: int) -> list[Rank]:
+    """Return the ranks of the arms on the questions that all of them have."""
+    unknown = [Rank() for _ in panel.arms]
+    if panel.metric in METRICS and METRICS[panel.metric].layer == "other":
+        return unknown  # more words are not better words
+    shared = ~np.isnan(panel.values).any(axis=1)
+    cluster = np.unique(panel.cluster[shared], return_inverse=True)[1]
+    if cluster.size == 0 or cluster.max() == 0:
+        return unknown
+    common = panel._replace(values=panel.values[shared], cluster=cluster)
+    pairs = list(combinations(range(len(panel.arms)), 2))
+    differences = _differences(common, pairs, resamples, seed)
+    adjusted = holm([difference.p for difference in differences])
+    rank = np.ones(len(panel.arms), dtype=int)
+    rank_adjusted = rank.copy()
+    for (a, b), (interval, _), p_adjusted in zip(pairs, differences, adjusted, strict=True):
+        if interval.value is None:
+            continue
+        worse = b if interval.value > 0 else a
+        if (interval.low or 0.0) > 0 or (interval.high or 0.0) < 0:
+            rank[worse] += 1
+        if p_adjusted is not None and p_adjusted < 1 - LEVEL:
+            rank_adjusted[worse] += 1
+    drawn = _bootstrap(common.values, cluster, resamples, seed).round(12)
+    place = np.stack([1 + (drawn > drawn[:, [j]]).sum(1) for j in range(drawn.shape[1])], axis=1)
+    best = place == 1
+    p_best = (best / best.sum(axis=1, keepdims=True)).mean(axis=0)
+    tail = 50 * (1 - LEVEL)
+    low, high = np.percentile(place, [tail, 100 - tail], axis=0, method="inverted_cdf")
+    return [
+        Rank(int(rank[j]), int(rank_adjusted[j]), int(low[j]), int(high[j]), float(p_best[j]))
+        for j in range(len(panel.arms))
+    ]
+
+
+def _counts_apart(panel: Panel) -> bool:
+    """Whether values are single right-or-wrong marks, each question its own cluster."""
+    known = panel.values[~np.isnan(panel.values)]
+    return (
+        panel.single
+        and (panel.metric not in METRICS or METRICS[panel.metric].binary)
+        and bool(np.isin(known, (0.0, 1.0)).all())
+        and len(set(panel.cluster.tolist())) == len(panel.cluster)
+    )
+
+
+def _intervals(
+    columns: Array, cluster: NDArray[np.intp], least: float, most: float, resamples: int, seed: int
+) -> list[Interval]:
+    """Return the ratio mean and interval of each column of a questions x columns matrix.
+
+    `least` and `most` bound the mean where the column keeps to them. Without variation between
+    clusters a resampling interval would have no width: the bound of `_bound` takes its place.
+    """
+    known = ~np.isnan(columns)
+    n = known.sum(axis=0)
+    sums = _cluster_sums(np.where(known, columns, 0.0), cluster)
+    counts = _cluster_sums(known.astype(float), cluster)
+    clusters = (counts > 0).sum(axis=0)
+    value = sums.sum(axis=0) / np.maximum(n, 1)
+    residuals = sums - value * counts
+    spread = np.sqrt((residuals**2).sum(axis=0) * clusters / np.maximum(clusters - 1, 1))
+    error = spread / np.maximum(n, 1)
+    bounded = np.array([
+        bool(((column >= least) & (column <= most) | np.isnan(column)).all())
+        for column in columns.T
+    ])  # fmt: skip
+    many = (clusters >= FEW_CLUSTERS) & (error > TINY)
+    percentiles = np.full((2, columns.shape[1]), np.nan)
+    if many.any():
+        drawn = _bootstrap(columns[:, many], cluster, resamples, seed)
+        tail = 50 * (1 - LEVEL)
+        percentiles[:, many] = np.percentile(drawn, [tail, 100 - tail], axis=0)
+    made = []
+    for j, mean in enumerate(value.tolist()):
+        low, high, method = None, None, "none"
+        if clusters[j] >= 2:
+            if many[j]:
+                low, high, method = *percentiles[:, j].tolist(), "cluster_bootstrap"
+            elif error[j] > TINY:
+                half = float(stats.t.ppf(0.5 + LEVEL / 2, clusters[j] - 1) * error[j])
+                low, high, method = mean - half, mean + half, "cluster_t"
+            elif bounded[j]:
+                low, high, method = *_bound(mean, int(clusters[j]), least, most), "cluster_bound"
+            if bounded[j] and low is not None and high is not None:
+                low, high = max(low, least), min(high, most)
+        made.append(
+            Interval(mean if n[j] else None, low, high, method, int(n[j]), int(clusters[j]))
+        )
+    return made
+
+
+def _bound(value: float, clusters: int, least: float, most: float) -> tuple[float, float]:
+    """Return bounds of a mean whose clusters all agree.
+
+    None of C clusters deviates, so by Wilson at most a share u = z^2 / (C + z^2) of clusters
+    does, and those lie anywhere between `least` and `most`.
+    """
+    share = wilson(0, clusters)[1]
+    return (1 - share) * value + share * least, (1 - share) * value + share * most
+
+
+def _cluster_sums(columns: Array, cluster: NDArray[np.intp]) -> Array:
+    """Return the sums of the rows of each cluster, shape (clusters, columns)."""
+    order = np.argsort(cluster, kind="stable")
+    starts = np.searchsorted(cluster[order], np.arange(cluster.max() + 1))
+    return np.add.reduceat(columns[order], starts, axis=0)
+
+
+def _bootstrap(columns: Array, cluster: NDArray[np.intp], resamples: int, seed: int) -> Array:
+    """Return ratio means of each column over clusters drawn with replacement.
+
+    Shape (resamples, columns). How often each cluster is drawn is a row of weights, so that all
+    sums of a block are one matrix product.
+    """
+    rng = np.random.default_rng(seed)
+    known = ~np.isnan(columns)
+    sums = _cluster_sums(np.where(known, columns, 0.0), cluster)
+    counts = _cluster_sums(known.astype(float), cluster)
+    counts, which = np.unique(counts, axis=1, return_inverse=True)
+    total = len(sums)
+    step = max(1, BLOCK // total)
+    made = np.empty((resamples, columns.shape[1]))
+    for start in range(0, resamples, step):
+        rows = min(step, resamples - start)
+        drawn = rng.integers(0, total, size=(rows, total), dtype=np.int64)
+        drawn += np.arange(rows)[:, None] * total
+        weights = np.bincount(drawn.ravel(), minlength=rows * total).reshape(rows, total)
+        weights = weights.astype(float)
+        denominators = (weights @ counts)[:, which.ravel()]
+        # Only a column of very few clusters can be missed by a whole draw, and those use t.
+        made[start : start + rows] = (weights @ sums) / np.maximum(denominators, 1.0)
+    return made
+
+
+def _sign_flip(sums: Array, resamples: int, seed: int) -> list[float]:
+    """Return the two-sided p-value of each column under random signs of its cluster sums."""
+    observed = np.abs(sums.sum(axis=0))
+    p_values = np.ones(sums.shape[1])
+    active = (np.abs(sums) > TINY).sum(axis=0)
+    for j in np.flatnonzero(active <= EXACT_CLUSTERS):
+        terms = sums[np.abs(sums[:, j]) > TINY, j]
+        signs = np.array(list(product((1.0, -1.0), repeat=len(terms)))).reshape(-1, len(terms))
+        p_values[j] = (np.abs(signs @ terms) >= observed[j] * (1 - 1e-9) - TINY).mean()
+    many = np.flatnonzero(active > EXACT_CLUSTERS)
+    if len(many):
+        rng = np.random.default_rng([seed, 1])
+        reached = np.zeros(len(many))
+        step = max(1, BLOCK // len(sums))
+        for start in range(0, resamples, step):
+            rows = min(step, resamples - start)
+            signs = rng.integers(0, 2, size=(rows, len(sums)), dtype=np.int8) * 2.0 - 1.0
+            totals = np.abs(signs @ sums[:, many])
+            reached += (totals >= observed[many] * (1 - 1e-9) - TINY).sum(axis=0)
+        p_values[many] = (1 + reached) / (1 + resamples)
+    return [float(p) for p in p_values]
