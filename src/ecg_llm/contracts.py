@@ -11,12 +11,13 @@ EcgLlmError
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypedDict, runtime_checkable
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 from ecg_llm.records import Answer, Draft, Passage, Question, ReplyStatus, Score
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 NO_ANSWER = "The literature given does not answer this."
 """The sentence with which an arm abstains; prompts, parsers and tests share it."""
@@ -135,7 +136,7 @@ class Embedder(Protocol):
     def name(self) -> str:
         """Model and revision: all that decides the vectors."""
 
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def embed(self, texts: Sequence[str]) -> "NDArray[np.float32]":
         """Return one unit-length row a text, shape (len(texts), dimension)."""
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:

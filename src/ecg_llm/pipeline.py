@@ -24,7 +24,6 @@ from ecg_llm.contracts import (
     Writer,
 )
 from ecg_llm.records import (
-    METRICS,
     Answer,
     Document,
     Draft,
@@ -543,15 +542,20 @@ class Models:
         else:
             from ecg_llm.local import LocalModel
 
-            is_local = isinstance(settings, config.LocalModelConfig)
-            made = LocalModel(
-                self.source(name),
-                revision=settings.revision if is_local else "main",
-                adapter=self.folder / "adapters" / adapter if adapter else None,
-                quantization=settings.quantization if is_local else "none",
-                batch=settings.batch,
-                label=settings.id if is_local else f"nano-{name}",
-            )
+            weights = self.folder / "adapters" / adapter if adapter else None
+            if isinstance(settings, config.LocalModelConfig):
+                made = LocalModel(
+                    self.source(name),
+                    revision=settings.revision,
+                    adapter=weights,
+                    quantization=settings.quantization,
+                    batch=settings.batch,
+                    label=settings.id,
+                )
+            else:
+                made = LocalModel(
+                    self.source(name), adapter=weights, batch=settings.batch, label=f"nano-{name}"
+                )
         self._held = ((name, adapter), made)
         return made
 
@@ -670,6 +674,6 @@ def _joined(name: str, row: type[Row], parts: Sequence[Step]) -> Step:
     return Step(name, join, f"{name}.jsonl", row, inputs=tuple(part.name for part in parts))
 
 
-def primary_metrics() -> list[str]:
-    """Return the metrics that are ranked: those of the four layers."""
-    return [name for name, metric in METRICS.items() if metric.layer != "other"]
+def nano_arms(study: config.Study) -> list[str]:
+    """Return the arms whose model is a nano model: their numbers say nothing about medicine."""
+    return [name for name, arm in study.arms.items() if study.models[arm.model].kind == "nano"]

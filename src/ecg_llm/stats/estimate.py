@@ -310,27 +310,25 @@ def _intervals(
         for column in columns.T
     ])  # fmt: skip
     many = (clusters >= FEW_CLUSTERS) & (error > TINY)
-    percentiles = np.full((2, columns.shape[1]), np.nan)
+    half = stats.t.ppf(0.5 + LEVEL / 2, np.maximum(clusters - 1, 1)) * error
+    low, high = value - half, value + half
     if many.any():
         drawn = _bootstrap(columns[:, many], cluster, resamples, seed)
         tail = 50 * (1 - LEVEL)
-        percentiles[:, many] = np.percentile(drawn, [tail, 100 - tail], axis=0)
+        low[many], high[many] = np.percentile(drawn, [tail, 100 - tail], axis=0)
     made = []
-    for j, mean in enumerate(value.tolist()):
-        low, high, method = None, None, "none"
-        if clusters[j] >= 2:
-            if many[j]:
-                low, high, method = *percentiles[:, j].tolist(), "cluster_bootstrap"
-            elif error[j] > TINY:
-                half = float(stats.t.ppf(0.5 + LEVEL / 2, clusters[j] - 1) * error[j])
-                low, high, method = mean - half, mean + half, "cluster_t"
-            elif bounded[j]:
-                low, high, method = *_bound(mean, int(clusters[j]), least, most), "cluster_bound"
-            if bounded[j] and low is not None and high is not None:
-                low, high = max(low, least), min(high, most)
-        made.append(
-            Interval(mean if n[j] else None, low, high, method, int(n[j]), int(clusters[j]))
-        )
+    for j in range(columns.shape[1]):
+        mean, few = float(value[j]), int(clusters[j])
+        limits = (float(low[j]), float(high[j]))
+        method = "cluster_bootstrap" if many[j] else "cluster_t"
+        if few > 1 and error[j] <= TINY and bounded[j]:
+            limits, method = _bound(mean, few, least, most), "cluster_bound"
+        elif few < 2 or error[j] <= TINY:
+            made.append(Interval(mean if n[j] else None, None, None, "none", int(n[j]), few))
+            continue
+        if bounded[j]:
+            limits = (max(limits[0], least), min(limits[1], most))
+        made.append(Interval(mean, *limits, method, int(n[j]), few))
     return made
 
 
@@ -384,7 +382,8 @@ def _sign_flip(sums: Array, resamples: int, seed: int) -> list[float]:
     active = (np.abs(sums) > TINY).sum(axis=0)
     for j in np.flatnonzero(active <= EXACT_CLUSTERS):
         terms = sums[np.abs(sums[:, j]) > TINY, j]
-        signs = np.array(list(product((1.0, -1.0), repeat=len(terms)))).reshape(-1, len(terms))
+        flips = list(product((1.0, -1.0), repeat=len(terms)))
+        signs = np.array(flips).reshape(len(flips), len(terms))
         p_values[j] = (np.abs(signs @ terms) >= observed[j] * (1 - 1e-9) - TINY).mean()
     many = np.flatnonzero(active > EXACT_CLUSTERS)
     if len(many):

@@ -1,0 +1,605 @@
+"""The command ecg-llm: parse, call, print; a stage is imported only inside its command."""
+
+import errno
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ecg_llm import console
+from ecg_llm.contracts import EcgLlmError, MissingPackage, UsageError
+
+NANO_NOTE = "A nano model exercises the chain; its numbers say nothing about medicine."
+STEPS = {
+    "documents": "Read every file of the literature folder.",
+    "passages": "Cut the documents into passages with exact offsets and pages.",
+    "questions": "Write questions, check them, import yours, split by document.",
+    "train": "Train nano models and adapters on the train split.",
+    "index": "Bring the retrieval index up to the passages.",
+    "answers": "Ask every arm every question of the tested splits.",
+    "estimates": "Means with intervals, paired differences and ranks.",
+    "report": "Write the report, one HTML file.",
+}
+"""Commands that make one step and what it needs."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="From a folder of medical literature to evidence: which adaptation of an open-weight "
+    "language model should you deploy? Not a medical device.",
+)
+scores_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+rate_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(scores_app, name="scores", help="Score every answer; `scores parse` reads letters.")
+app.add_typer(rate_app, name="rate", help="Ratings by people: import and export.")
+
+StudyFolder = Annotated[
+    Path, typer.Option("--study", "-C", help="The study folder (default: this folder).")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Setting for this call, like answers.k=10; may be repeated."),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(help="At most this many windows to write from and questions a subset to answer."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Figures as JSON on standard output.")]
+Retry = Annotated[bool, typer.Option(help="Make rows that ended in an error again.")]
+
+
+def main() -> None:
+    """Run the command line; exit codes 0, 1 (a step failed), 2 (usage), 3 (`ask`: no answer)."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    sys.argv[1:] = [argument for argument in arguments if argument != "--debug"]
+    try:
+        app(standalone_mode=True)
+    except EcgLlmError as error:
+        if debug:
+            raise
+        console.say(f"ecg-llm: {error}")
+        sys.exit(2 if isinstance(error, UsageError | MissingPackage) else 1)
+    except OSError as error:
+        if debug or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        what = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "cannot be written"
+        console.say(
+            f"ecg-llm: the disk {what} ({error.filename or error.strerror}); "
+            f"mend that and run again: what was done is kept."
+        )
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.say("ecg-llm: stopped; the same command goes on from here.")
+        sys.exit(130)
+
+
+@app.command()
+def run(
+    study: StudyFolder = Path(),
+    to: Annotated[str, typer.Option(help="Last step to run.")] = "report",
+    overrides: Overrides = None,
+    limit: Limit = None,
+    retry: Retry = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run every step that is not up to date, and print the result."""
+    results = _run(study, to, overrides, limit, retry=retry)
+    if as_json:
+        console.figures(
+            {
+                "steps": [result._asdict() for result in results],
+                "report": str(study / "report" / "index.html"),
+            }
+        )
+    elif to == "report":
+        _print_summary(study)
+    elif to in _JSON:
+        _print_step(study, to)
+
+
+def _step_command(name: str) -> Callable[..., None]:
+    def command(
+        study: StudyFolder = Path(),
+        overrides: Overrides = None,
+        limit: Limit = None,
+        retry: Retry = False,
+        as_json: AsJson = False,
+    ) -> None:
+        _run(study, name, overrides, limit, retry=retry)
+        if as_json:
+            console.figures(_JSON[name](study))
+        else:
+            _print_step(study, name)
+
+    command.__doc__ = STEPS[name]
+    return command
+
+
+for _name in STEPS:
+    app.command(_name)(_step_command(_name))
+
+
+@scores_app.callback()
+def scores(
+    context: typer.Context,
+    study: StudyFolder = Path(),
+    overrides: Overrides = None,
+    limit: Limit = None,
+    retry: Retry = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score every answer by every layer that is switched on."""
+    if context.invoked_subcommand:
+        return
+    _run(study, "scores", overrides, limit, retry=retry)
+    if as_json:
+        console.figures(_JSON["scores"](study))
+    else:
+        _print_step(study, "scores")
+
+
+@scores_app.command("parse")
+def scores_parse(as_json: AsJson = True) -> None:
+    """Read the letter out of replies: lines of {"text", "options"} on standard input."""
+    from ecg_llm.score import choice
+
+    for line in choice.parse_lines(sys.stdin):
+        if as_json:
+            console.figures(line)
+        else:
+            console.out(line["choice"] or "-")
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="The new study folder.")],
+    preset: Annotated[
+        str, typer.Option(help="nano, recommended or paper; default: what fits this machine.")
+    ] = "",
+    literature: Annotated[
+        Path | None, typer.Option(help="A folder of documents to use where it lies.")
+    ] = None,
+    questions: Annotated[
+        list[str] | None,
+        typer.Option(help="Question file to import, as PATH or PATH,field=value; repeatable."),
+    ] = None,
+) -> None:
+    """Make a study folder with a commented study.yaml."""
+    from ecg_llm.commands import init as init_module
+
+    chosen = preset or init_module.choose_preset()
+    for sentence in init_module.make(folder, chosen, literature, questions or []):
+        console.say(sentence)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where the demo study goes.")] = Path("demo-study"),
+) -> None:
+    """Run the whole chain on the bundled handbook: no GPU, no network, no key."""
+    import time
+
+    from ecg_llm.commands import init as init_module
+
+    init_module.make_demo(folder)
+    started = time.monotonic()
+    results = _run(folder, "report", None, None)
+    _print_summary(folder)
+    peak = _peak_mb()
+    console.out(
+        f"{len(results)} steps in {console.duration(time.monotonic() - started)}, "
+        f"{peak:,} MB of memory at most."
+    )
+    console.out(f"Try: ecg-llm ask -C {folder} 'What is the normal PR interval?'")
+
+
+@app.command()
+def status(study: StudyFolder = Path(), as_json: AsJson = False) -> None:
+    """Say of every step whether it is up to date."""
+    from ecg_llm import steps
+
+    bound, _, _ = _bound(study, None, None)
+    found = steps.states(bound)
+    rows = {name: steps.manifest(bound, name).get("rows", 0) for name in found}
+    if as_json:
+        console.figures(
+            {"steps": [{"step": n, "state": s, "rows": rows[n]} for n, s in found.items()]}
+        )
+        return
+    console.table(
+        ("step", "state", "rows"), [(name, state, rows[name]) for name, state in found.items()]
+    )
+
+
+@app.command()
+def show(
+    table: Annotated[str, typer.Argument(help="A table, or `config`.")],
+    row_id: Annotated[str, typer.Option("--id", help="Rows whose key holds this.")] = "",
+    where: Annotated[
+        list[str] | None, typer.Option(help="column=value, like status=dropped; repeatable.")
+    ] = None,
+    trace: Annotated[
+        bool, typer.Option(help="Walk from each row to the page it rests on.")
+    ] = False,
+    number: Annotated[int, typer.Option("-n", help="At most this many rows; 0: all.")] = 20,
+    study: StudyFolder = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Show rows of a table, and with --trace the way back to the page."""
+    from ecg_llm.commands import show as show_module
+
+    if table == "config":
+        console.out(show_module.settings(study))
+        return
+    rows = show_module.find(study, table, row_id, where or [])
+    shown = rows[:number] if number else rows
+    if as_json:
+        for row in shown:
+            console.figures(
+                show_module.traced(study, row) if trace else row.model_dump(mode="json")
+            )
+        return
+    if trace:
+        for row in shown:
+            console.out(show_module.story(study, row))
+        return
+    if row_id and shown:
+        for row in shown:
+            console.out(show_module.card(row))
+        return
+    columns, cells = show_module.columns(table, shown)
+    console.table(columns, cells)
+    if len(shown) < len(rows):
+        console.say(f"{len(shown)} of {len(rows):,} rows; -n 0 shows all.")
+
+
+@app.command()
+def doctor(study: StudyFolder = Path(), as_json: AsJson = False) -> None:
+    """Check this machine and, in a study folder, the study's models."""
+    from ecg_llm.commands import doctor as doctor_module
+
+    found = doctor_module.check(study)
+    if as_json:
+        console.figures({"checks": [check._asdict() for check in found]})
+    else:
+        console.table(
+            ("", "check", "found", "what to do"),
+            [({True: "ok", False: "!", None: "-"}[c.ok], c.name, c.found, c.advice) for c in found],
+        )
+    if any(check.ok is False for check in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def plugins(as_json: AsJson = False) -> None:
+    """List the components that study.yaml can name."""
+    from ecg_llm import registry
+
+    found = registry.names()
+    if as_json:
+        console.figures(found)
+        return
+    rows = [(kind, name, place) for kind in found for name, place in sorted(found[kind].items())]
+    console.table(("kind", "name", "place"), rows)
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="What to look for.")] = "",
+    k: Annotated[int, typer.Option("-k", help="Passages a query.")] = 5,
+    file: Annotated[
+        Path | None, typer.Option(help="One query a line; one line of JSON for each.")
+    ] = None,
+    study: StudyFolder = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Find passages: retrieval alone."""
+    from ecg_llm.commands import ask as asking
+
+    if bool(query) == bool(file):
+        raise UsageError("search takes one query, or --file with one query a line.")
+    if file:
+        try:
+            queries = [
+                line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()
+            ]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{file} cannot be read ({error}); check --file.") from error
+    else:
+        queries = [query]
+    _run(study, "index", None, None, quiet=True)
+    for hits in asking.search(_bound(study, None, None)[1], study, queries, k):
+        if as_json or file:
+            console.figures({"hits": hits})
+            continue
+        if not hits:
+            console.out("Nothing found.")
+        for hit in hits:
+            console.out(f"{hit['score']:.3f}  {hit['path']}, page {hit['page_from']}")
+            console.out(asking.indented(hit["text"]) + "\n")
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="The question.")],
+    arm: Annotated[str, typer.Option(help="Arm that answers; default: see docs.")] = "",
+    study: StudyFolder = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Answer a question with citations; exit code 3 if the literature does not answer it."""
+    from ecg_llm.commands import ask as asking
+
+    settings = _bound(study, None, None)[1]
+    name = asking.choose_arm(settings, arm)
+    for step in asking.needs(settings, name):
+        _run(study, step, None, None, quiet=True)
+    with _guarded(settings):
+        reply = asking.ask(settings, study, name, question)
+    if as_json:
+        console.figures(reply)
+    else:
+        console.out(reply["answer"])
+        for cited in reply["citations"]:
+            pages = asking.pages(cited)
+            console.out(f"\n[{cited['key']}] {cited['path']}, {pages}: {cited['section']}")
+            console.out(asking.indented(cited["text"]))
+        console.say(f"\nArm {name}, {console.duration(reply['seconds'])}. Not medical advice.")
+        if asking.is_nano(settings, name):
+            console.say(NANO_NOTE)
+    if not reply["answered"]:
+        raise typer.Exit(3)
+
+
+@rate_app.command("import")
+def rate_import(
+    files: Annotated[list[Path], typer.Argument(help="Rating files, CSV or JSON lines.")],
+    study: StudyFolder = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Import ratings into the study, listing every defect; outside a study: list only."""
+    from ecg_llm import config, store
+    from ecg_llm.commands import rate as rating
+    from ecg_llm.score import human
+
+    inside = (study / config.FILE).exists()
+    if not inside and study != Path():
+        config.load(study)
+    imported = [rating.unblinded(human.read_ratings(file, file.stem), file) for file in files]
+    if inside:
+        for file, found in zip(files, imported, strict=True):
+            store.write(study / "ratings" / f"{file.stem}.jsonl", found.ratings)
+    summary = human.summary(imported)
+    if as_json:
+        console.figures(summary)
+        return
+    grades = ("incorrect", "partially incorrect", "correct but incomplete", "correct", "unrated")
+    console.table(
+        ("arm", *grades),
+        [(arm, *(counts[grade] for grade in grades)) for arm, counts in summary["arms"].items()],
+    )
+    for what in ("duplicates", "conflicts", "double_marked", "missing_mark"):
+        if summary[what]:
+            console.out(f"{what.replace('_', ' ')}: {len(summary[what])}")
+            for line in summary[what]:
+                console.out(f"  {line}")
+    if not inside:
+        console.say("This is not a study folder, so nothing was stored; -C names one.")
+
+
+@rate_app.command("export")
+def rate_export(
+    file: Annotated[Path, typer.Argument(help="CSV to write: one row an answer, blinded.")],
+    study: StudyFolder = Path(),
+) -> None:
+    """Write the open answers, blinded and shuffled, for raters to mark; the key lies beside it."""
+    from ecg_llm.commands import rate as rating
+
+    _run(study, "answers", None, None, quiet=True)
+    written = rating.export(study, _bound(study, None, None)[1], file)
+    console.say(f"{written.rows} answers in {file}; the arms behind the codes in {written.key}.")
+
+
+@app.command()
+def compare(
+    files: Annotated[list[Path], typer.Argument(help="scores.jsonl of a study, or plain CSV.")],
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Compare systems on the same items: CSV with system,item,score[,cluster][,metric]."""
+    from ecg_llm.stats import compare as compare_module
+
+    found = compare_module.compare(files, resamples=resamples, seed=seed)
+    if as_json:
+        console.figures(found)
+        return
+    for name in ("means", "differences", "ranks"):
+        rows = found[name]
+        if rows:
+            console.table(tuple(rows[0]), [tuple(row.values()) for row in rows], title=name)
+
+
+def _bound(
+    folder: Path, overrides: Sequence[str] | None, limit: int | None
+) -> tuple[Any, Any, Any]:
+    """Return the steps bound to the folder, the settings and the models of a study."""
+    from ecg_llm import config, pipeline, steps
+
+    changes = list(overrides or [])
+    if limit is not None:
+        if limit < 1:
+            raise UsageError(f"--limit takes a number of at least 1, not {limit}.")
+        changes += [f"questions.limit={limit}", f"answers.limit={limit}"]
+    settings = config.load(folder, changes)
+    models = pipeline.Models(settings, folder)
+    return steps.bind(folder, pipeline.study_steps(settings, folder, models)), settings, models
+
+
+def _guarded(settings: Any) -> Any:
+    from ecg_llm import pipeline, privacy
+
+    return privacy.guard(pipeline.allowed_hosts(settings))
+
+
+def _run(
+    folder: Path,
+    to: str,
+    overrides: Sequence[str] | None,
+    limit: int | None,
+    *,
+    retry: bool = False,
+    quiet: bool = False,
+) -> list[Any]:
+    """Bring the steps up to `to` up to date, saying what each did; return their results."""
+    from ecg_llm import registry, steps
+
+    bound, settings, _ = _bound(folder, overrides, limit)
+    target = {"train": "training"}.get(to, to)
+    if target not in bound.steps:
+        known = [name for name in bound.steps if "/" not in name]
+        raise UsageError(f"There is no step {to!r}{registry.suggestion(to, known)}")
+    results = []
+    with steps.locked(folder), _guarded(settings) as guard:
+        for name in steps.needed(bound, target):
+            with console.progress(name) as progress:
+                result = steps.run(
+                    bound,
+                    name,
+                    progress=progress,
+                    hosts=lambda: sorted(guard.contacted),
+                    retry=retry,
+                )
+            results.append(result)
+            if not quiet or result.state == "unfinished":
+                console.say(_line(result))
+            for note in result.notes:
+                console.say(f"  {note}")
+        for host in sorted(guard.refused):
+            console.say(f"ecg-llm: an attempt to reach {host} was refused; see privacy.allow.")
+    return results
+
+
+def _line(result: Any) -> str:
+    took = console.duration(result.seconds) if result.seconds else "up to date"
+    if result.state == "edited":
+        took = "up to date, edited by hand"
+    rows = f"{result.rows:,} rows" if result.rows else ""
+    return f"{result.step:<22}{rows:>14}   {took}"
+
+
+def _print_summary(folder: Path) -> None:
+    from ecg_llm import config, pipeline, steps
+    from ecg_llm.records import Estimate
+    from ecg_llm.report import report
+
+    settings = config.load(folder)
+    columns, rows = report.summary_table(
+        steps.read_table(folder / "estimates.jsonl", Estimate), list(settings.arms)
+    )
+    console.table(columns, rows)
+    if pipeline.nano_arms(settings):
+        console.out(NANO_NOTE)
+    console.out(f"Report: {folder / 'report' / 'index.html'}")
+
+
+def _print_step(folder: Path, name: str) -> None:
+    found = _JSON[name](folder)
+    for label, value in found.items():
+        if isinstance(value, list):
+            continue
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{key} {count}" for key, count in value.items())
+        console.out(f"{label.replace('_', ' ')}: {value}")
+    if name == "documents":
+        bad = [row for row in found["documents"] if row["status"] != "ok"]
+        if bad:
+            console.table(
+                ("path", "status", "reason"),
+                [(row["path"], row["status"], row["reason"]) for row in bad],
+            )
+
+
+def _documents(folder: Path) -> dict[str, Any]:
+    from ecg_llm.records import Document
+    from ecg_llm.steps import read_table
+
+    rows = read_table(folder / "documents.jsonl", Document)
+    listed = [
+        {
+            "path": row.path,
+            "doc_id": row.doc_id,
+            "status": row.status,
+            "reason": row.reason,
+            "pages": row.pages,
+            "pages_read": row.quality.get("pages_read", 0),
+            "language": row.language,
+            "title": row.title,
+        }
+        for row in rows
+    ]
+    read = sum(row.status in ("ok", "partial") for row in rows)
+    failed = sum(row.status == "unreadable" for row in rows)
+    return {"documents": listed, "read": read, "failed": failed}
+
+
+def _passages(folder: Path) -> dict[str, Any]:
+    from ecg_llm.records import Passage
+    from ecg_llm.steps import read_table
+
+    rows = read_table(folder / "passages.jsonl", Passage)
+    return {"passages": len(rows), "documents": len({row.doc_id for row in rows})}
+
+
+def _counted(name: str, *columns: str) -> Callable[[Path], dict[str, Any]]:
+    def count(folder: Path) -> dict[str, Any]:
+        from collections import Counter
+
+        from ecg_llm.records import TABLES
+        from ecg_llm.steps import read_table
+
+        rows = read_table(folder / f"{name}.jsonl", TABLES[name])
+        found: dict[str, Any] = {name: len(rows)}
+        for column in columns:
+            counts = Counter(str(getattr(row, column)) or "-" for row in rows)
+            found[column] = dict(sorted(counts.items()))
+        return found
+
+    return count
+
+
+def _estimates(folder: Path) -> dict[str, Any]:
+    from ecg_llm.records import Estimate
+    from ecg_llm.steps import read_table
+
+    rows = read_table(folder / "estimates.jsonl", Estimate)
+    return {"count": len(rows), "estimates": [row.model_dump(mode="json") for row in rows]}
+
+
+_JSON: Mapping[str, Callable[[Path], dict[str, Any]]] = {
+    "documents": _documents,
+    "passages": _passages,
+    "questions": _counted("questions", "status", "split", "reason"),
+    "train": _counted("training", "adapter"),
+    "index": _passages,
+    "answers": _counted("answers", "arm", "status"),
+    "scores": _counted("scores", "metric", "status"),
+    "estimates": _estimates,
+    "report": lambda folder: {"report": str(folder / "report" / "index.html")},
+}
+
+
+def _peak_mb() -> int:
+    import resource
+
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return int(max(own, workers)) >> 10
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What the verbs do: init, ask, search, show, doctor, rate."""

@@ -1,0 +1,116 @@
+"""Check this machine and the models of a study, and say what to do about what is missing."""
+
+import importlib.util
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from ecg_llm import config, privacy
+from ecg_llm.contracts import EcgLlmError
+
+
+class Check(NamedTuple):
+    """One thing looked at; ok is None for something optional that is absent."""
+
+    ok: bool | None
+    name: str
+    found: str
+    advice: str = ""
+
+
+def check(folder: Path) -> list[Check]:
+    """Return the checks of this machine and, if the folder holds a study, of its models."""
+    checks = [
+        Check(sys.version_info >= (3, 11), "Python", sys.version.split()[0], "3.11 or newer"),
+        _memory(),
+        _disk(folder),
+        _gpu(),
+        _ocr(),
+    ]
+    if (folder / config.FILE).exists():
+        checks += _study(folder)
+    return [c._replace(advice="") if c.ok else c for c in checks]
+
+
+def _memory() -> Check:
+    total = psutil.virtual_memory().total / 2**30
+    found = f"{total:.0f} GiB, {os.cpu_count()} cores"
+    return Check(total >= 4, "memory", found, "4 GiB are needed even for nano models")
+
+
+def _disk(folder: Path) -> Check:
+    free = shutil.disk_usage(folder if folder.is_dir() else Path()).free / 2**30
+    return Check(free >= 2, "disk", f"{free:.0f} GiB free", "free some space")
+
+
+def _gpu() -> Check:
+    import torch
+
+    if torch.cuda.is_available():
+        card = torch.cuda.get_device_properties(0)
+        found = f"{card.name}, {card.total_memory / 2**30:.0f} GiB"
+        missing = not importlib.util.find_spec("bitsandbytes")
+        return Check(
+            None if missing else True, "GPU", found, "pip install 'ecg-llm[cuda]' for 4 bit"
+        )
+    return Check(None, "GPU", "none", "nano models and model servers work without one")
+
+
+def _ocr() -> Check:
+    have = shutil.which("tesseract") and (
+        shutil.which("ocrmypdf") or importlib.util.find_spec("ocrmypdf")
+    )
+    return Check(
+        True if have else None,
+        "OCR",
+        "ocrmypdf and tesseract" if have else "not installed",
+        "for scans: apt install tesseract-ocr tesseract-ocr-deu ghostscript, "
+        "pip install 'ecg-llm[ocr]'",
+    )
+
+
+def _study(folder: Path) -> list[Check]:
+    study = config.load(folder)
+    literature = folder / study.literature
+    files = sum(path.is_file() for path in literature.rglob("*")) if literature.is_dir() else 0
+    checks = [Check(files > 0, "literature", f"{files} files in {literature}", "put papers there")]
+    for name, model in study.models.items():
+        if isinstance(model, config.ApiModelConfig):
+            checks.append(_server(name, model))
+        elif isinstance(model, config.LocalModelConfig):
+            inside = folder / model.id
+            local = inside.is_dir() or Path(model.id).is_dir()
+            found = model.id if local else f"{model.id} (Hugging Face cache)"
+            checks.append(
+                Check(True if local else None, f"model {name}", found, "download it first")
+            )
+    return checks
+
+
+def _server(name: str, model: config.ApiModelConfig) -> Check:
+    """Return whether a model server answers and offers the model."""
+    from openai import OpenAI, OpenAIError
+
+    label = f"model {name}"
+    try:
+        key = config.environment_key(model.key_env)
+        with (
+            privacy.guard([privacy.host_of(model.base_url)]),
+            OpenAI(base_url=model.base_url, api_key=key, timeout=10, max_retries=0) as client,
+        ):
+            offered = [entry.id for entry in client.models.list()]
+    except EcgLlmError as error:
+        return Check(False, label, str(error))
+    except OpenAIError as error:
+        return Check(
+            False, label, f"{model.base_url}: {error}", "start the server or correct base_url"
+        )
+    if offered and model.model not in offered:
+        return Check(
+            False, label, f"{model.base_url} does not offer {model.model}", f"it has: {offered[:5]}"
+        )
+    return Check(True, label, f"{model.model} at {model.base_url}")

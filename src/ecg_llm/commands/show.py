@@ -1,0 +1,167 @@
+"""Rows of a table for a person, and the way back from a score to the page of a PDF."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ecg_llm import config, steps
+from ecg_llm.contracts import UsageError
+from ecg_llm.records import TABLES, Answer, Document, Passage, Question, Row, Score
+from ecg_llm.registry import suggestion
+
+COLUMNS = {
+    "documents": ("path", "status", "reason", "pages", "language", "title", "note"),
+    "passages": ("passage_id", "doc_id", "page_from", "section", "kind", "tokens", "text"),
+    "drafts": ("draft_id", "kind", "status", "reason", "model", "reply"),
+    "questions": ("question_id", "set", "kind", "split", "status", "reason", "question"),
+    "training": ("adapter", "phase", "step", "loss", "eval_loss", "learning_rate", "tokens"),
+    "answers": ("question_id", "arm", "permutation", "status", "text"),
+    "judgements": ("judgement_id", "judge", "question_id", "status", "reply"),
+    "scores": ("question_id", "arm", "metric", "value", "label", "status"),
+    "estimates": ("metric", "subset", "arm", "against", "value", "low", "high", "p_adjusted"),
+}  # fmt: skip
+"""Columns that a table shows on a terminal; --json shows all."""
+
+
+def settings(folder: Path) -> str:
+    """Return the whole of the study's settings, defaults filled in, as YAML."""
+    study = config.load(folder)
+    return yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def find(folder: Path, table: str, row_id: str, where: Sequence[str]) -> list[Row]:
+    """Return the rows of a table whose key holds `row_id` and whose columns have these values.
+
+    Raises:
+        UsageError: no such table or column, or the table is not made yet.
+    """
+    if table not in COLUMNS:
+        raise UsageError(f"There is no table {table!r}{suggestion(table, list(COLUMNS))}")
+    path = folder / f"{table}.jsonl"
+    if not path.exists():
+        raise UsageError(f"{path} is not made yet; make it with: ecg-llm run -C {folder}")
+    kind = TABLES[table]
+    wanted = []
+    for pair in where:
+        column, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--where takes column=value, not {pair!r}.")
+        if column not in kind.model_fields:
+            raise UsageError(
+                f"{table} has no column {column!r}{suggestion(column, list(kind.model_fields))}"
+            )
+        wanted.append((column, value))
+    return [
+        row
+        for row in steps.read_table(path, kind)
+        if (not row_id or any(row_id in str(part) for part in row.key))
+        and all(str(getattr(row, column)) == value for column, value in wanted)
+    ]
+
+
+def columns(table: str, rows: Sequence[Row]) -> tuple[Sequence[str], list[list[object]]]:
+    """Return the columns and cells that a terminal shows, long texts cut."""
+    return COLUMNS[table], [
+        [_short(getattr(row, column)) for column in COLUMNS[table]] for row in rows
+    ]
+
+
+def card(row: Row) -> str:
+    """Return all of one row, a line a column."""
+    values = row.model_dump(mode="json")
+    return "\n".join(f"{name:>16}  {value}" for name, value in values.items()) + "\n"
+
+
+def traced(folder: Path, row: Row) -> dict[str, Any]:
+    """Return a row with those it rests on: score, answer, question, passage, document."""
+    found: dict[str, Any] = {row.table: row.model_dump(mode="json")}
+    if isinstance(row, Score):
+        wanted = (row.question_id, row.arm, row.repeat, row.permutation)
+        for answer in _rows(folder, Answer):
+            if answer.key == wanted:
+                return found | traced(folder, answer)
+        return found | _question(folder, row.question_id)
+    if isinstance(row, Answer):
+        found |= _question(folder, row.question_id)
+        shown = {cited.passage_id for cited in row.passages}
+        passages = [p for p in _rows(folder, Passage) if p.passage_id in shown]
+        found["shown"] = [_place(folder, passage) for passage in passages]
+    elif isinstance(row, Question):
+        found |= _question(folder, row.question_id)
+    elif isinstance(row, Passage):
+        found["source"] = _place(folder, row)
+    return found
+
+
+def story(folder: Path, row: Row) -> str:
+    """Return the trace of a row as lines for a person."""
+    found = traced(folder, row)
+    lines = []
+    if "scores" in found:
+        score = found["scores"]
+        value = score["value"] if score["status"] == "scored" else score["status"]
+        lines.append(f"score     {score['metric']} = {value} {score['label']}")
+    if "answers" in found:
+        answer = found["answers"]
+        lines.append(f"answer    {answer['arm']} ({answer['model']}): {answer['text']}")
+    if "questions" in found:
+        question = found["questions"]
+        key = question["answer"] or question["reference"]
+        lines.append(f"question  {question['question']}  (right: {key})")
+    if "evidence" in found:
+        lines.append(f"evidence  {found['evidence']}")
+    if "source" in found:
+        lines.append(f"source    {_where(found['source'])}")
+    lines += [f"shown     {_where(place)}" for place in found.get("shown", ())]
+    return "\n".join(lines) + "\n"
+
+
+def _question(folder: Path, question_id: str) -> dict[str, Any]:
+    for question in _rows(folder, Question):
+        if question.question_id == question_id:
+            break
+    else:
+        return {}
+    found: dict[str, Any] = {"questions": question.model_dump(mode="json")}
+    if question.evidence:
+        found["evidence"] = question.evidence
+    for passage in _rows(folder, Passage):
+        if passage.passage_id == question.passage_id:
+            found["source"] = _place(folder, passage)
+            return found
+    for document in _rows(folder, Document):
+        if question.doc_id and document.doc_id == question.doc_id:
+            found["source"] = {"path": document.path}
+    return found
+
+
+def _place(folder: Path, passage: Passage) -> dict[str, Any]:
+    paths = {row.doc_id: row.path for row in reversed(_rows(folder, Document))}
+    return {
+        "path": paths.get(passage.doc_id, passage.doc_id),
+        "page_from": passage.page_from,
+        "page_to": passage.page_to,
+        "section": passage.section,
+        "text": passage.text,
+    }
+
+
+def _where(place: dict[str, Any]) -> str:
+    if "page_from" not in place:
+        return str(place["path"])
+    return (
+        f"{place['path']}, page {place['page_from']}, {place['section']}: {_short(place['text'])}"
+    )
+
+
+def _rows(folder: Path, row: type[Any]) -> list[Any]:
+    return steps.read_table(folder / f"{row.table}.jsonl", row)
+
+
+def _short(value: object) -> object:
+    if isinstance(value, str):
+        text = " ".join(value.split())
+        return text if len(text) <= 90 else text[:89] + "…"
+    return value

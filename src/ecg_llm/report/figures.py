@@ -1,0 +1,168 @@
+"""Figures as SVG for one HTML page: equal inputs give equal bytes, colours come from the page."""
+
+import re
+import warnings
+from collections.abc import Sequence
+from io import StringIO
+from typing import Any, NamedTuple
+
+from ecg_llm.records import digest
+
+# Drawn with these colours, which the page then replaces by its own, light or dark. Blue and
+# orange of Okabe and Ito stay apart for every kind of colour vision.
+INK, MUTED, LINE, PAPER = "#111111", "#666666", "#dddddd", "#fefefe"
+FIRST, SECOND = "#0072b2", "#d55e00"
+PAGE_COLOURS = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    LINE: "var(--line)",
+    PAPER: "var(--paper)",
+    FIRST: "var(--first)",
+    SECOND: "var(--second)",
+}
+WIDTH = 4.6
+"""Inches; about 440 pixels, so that two figures stand side by side and one fits a phone."""
+LABEL = 26
+"""Characters of an arm's name that are shown."""
+
+
+class Point(NamedTuple):
+    """A value with its interval; filled where no other arm is clearly better."""
+
+    label: str
+    value: float
+    low: float | None
+    high: float | None
+    filled: bool
+
+
+class Panel(NamedTuple):
+    """A dot-and-interval plot of one metric."""
+
+    title: str
+    points: Sequence[Point]
+    percent: bool = False
+    reference: float | None = None
+    """Where a dashed line is drawn: the level of guessing."""
+
+
+class Curve(NamedTuple):
+    """A line of a training plot."""
+
+    label: str
+    steps: Sequence[int]
+    values: Sequence[float]
+
+
+def interval_plot(panels: Sequence[Panel], description: str) -> str:
+    """Return an SVG of dots with their intervals, an arm a line, the panels two in a row."""
+    figure = _figure()
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    lines = max(len(panel.points) for panel in panels)
+    figure.set_size_inches(WIDTH, rows * (0.62 + 0.21 * lines))
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for index, place in enumerate(axes.flat):
+        if index < len(panels):
+            _draw_panel(place, panels[index])
+        else:
+            place.set_visible(False)
+    return _svg(figure, description)
+
+
+def curve_plot(curves: Sequence[Curve], description: str, label: str) -> str:
+    """Return an SVG of up to two curves over training steps."""
+    figure = _figure()
+    figure.set_size_inches(WIDTH, 2.2)
+    axes = figure.subplots()
+    for curve, colour, style in zip(curves, (FIRST, SECOND), ("-", "--"), strict=False):
+        marker = "o" if len(curve.steps) < 40 else ""
+        axes.plot(
+            curve.steps, curve.values, style, marker=marker, markersize=3, color=colour,
+            linewidth=1.4, label=curve.label,
+        )  # fmt: skip
+    axes.set_xlabel("step")
+    axes.set_ylabel(label)
+    axes.grid(axis="y", color=LINE, linewidth=0.6)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False, labelcolor=INK)
+    _quiet(axes)
+    return _svg(figure, description)
+
+
+def _draw_panel(axes: Any, panel: Panel) -> None:
+    scale = 100 if panel.percent else 1
+    for height, point in enumerate(panel.points):
+        if point.low is not None and point.high is not None:
+            ends = [point.low * scale, point.high * scale]
+            axes.plot(ends, [height, height], color=FIRST, linewidth=1.6, solid_capstyle="butt")
+        axes.plot(
+            point.value * scale, height, "o", markersize=6, markeredgewidth=1.4,
+            markeredgecolor=FIRST, markerfacecolor=FIRST if point.filled else PAPER,
+        )  # fmt: skip
+    if panel.reference is not None:
+        axes.axvline(panel.reference * scale, color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
+    names = [_short(point.label) for point in panel.points]
+    axes.set_yticks(range(len(names)), names, parse_math=False)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_title(panel.title, parse_math=False, loc="left", fontsize=9, color=INK)
+    axes.grid(axis="x", color=LINE, linewidth=0.6)
+    axes.margins(x=0.08)
+    axes.locator_params(axis="x", nbins=5)
+    if panel.percent:
+        axes.xaxis.set_major_formatter("{x:g} %")
+    _quiet(axes)
+
+
+def _quiet(axes: Any) -> None:
+    """Leave out what carries no data."""
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, colors=MUTED, labelsize=9)
+    axes.tick_params(axis="y", labelcolor=INK)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set(color=MUTED, fontsize=9)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LABEL else name[: LABEL - 1] + "…"
+
+
+def _figure() -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(layout="constrained")
+    figure.patch.set_visible(False)
+    return figure
+
+
+def _svg(figure: Any, description: str) -> str:
+    """Return the figure as an SVG element that can stand in a page beside others.
+
+    Text stays text, ids are unique to the figure, and no date, version or address is in it.
+    """
+    import matplotlib
+
+    for axes in figure.axes:
+        axes.patch.set_visible(False)
+    target = StringIO()
+    settings = {"svg.hashsalt": "ecg-llm", "svg.fonttype": "none", "font.size": 9}
+    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        # A name in Chinese, say, is drawn by the reader's browser, whatever font measured it.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(target, format="svg", metadata=metadata)
+    text = target.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
+    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    prefix = "f" + digest(text, description, length=8)
+    text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{prefix}-", text)
+    for drawn, shown in PAGE_COLOURS.items():
+        text = text.replace(drawn, shown)
+    text = "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
+    alternative = description.translate({38: "&amp;", 60: "&lt;", 62: "&gt;", 34: "&quot;"})
+    return text.replace("<svg", f'<svg role="img" aria-label="{alternative}"', 1)

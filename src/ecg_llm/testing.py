@@ -1,0 +1,277 @@
+"""Fakes and contract checks for authors of components and for this project's own tests."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from ecg_llm.contracts import ChatModel, Decoding, Embedder, Messages, Reply, Writer
+from ecg_llm.records import Draft, Passage
+
+ReplyFunction = Callable[[list[dict[str, str]], dict[str, Any]], str]
+"""(messages, request body) -> text of the reply."""
+
+
+class FakeServer:
+    """A real server on 127.0.0.1 that speaks /v1/chat/completions and /v1/models.
+
+    Use it as a context manager; `base_url` is what a client needs. `reply` writes each answer.
+    The first `fail_first` chat requests get `fail_status`; with `rejects_schema` a request with a
+    response_format gets 400; `key` is the API key asked for, if any; every answer waits `delay`
+    seconds. `finish_reason` may be "length" or "content_filter". `requests` holds the bodies of
+    all chat requests, in order of arrival.
+    """
+
+    def __init__(
+        self,
+        reply: ReplyFunction,
+        *,
+        model: str = "fake",
+        fail_first: int = 0,
+        fail_status: int = 500,
+        rejects_schema: bool = False,
+        key: str = "",
+        delay: float = 0.0,
+        finish_reason: str = "stop",
+    ) -> None:
+        self.reply = reply
+        self.model = model
+        self.fail_first = fail_first
+        self.fail_status = fail_status
+        self.rejects_schema = rejects_schema
+        self.key = key
+        self.delay = delay
+        self.finish_reason = finish_reason
+        self.requests: list[dict[str, Any]] = []
+        self._lock = threading.Lock()
+        self._server: ThreadingHTTPServer | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def base_url(self) -> str:
+        """Address for study.yaml, while the server runs."""
+        if self._server is None:
+            raise RuntimeError("FakeServer is a context manager: use it in a with statement")
+        return f"http://127.0.0.1:{self._server.server_port}/v1"
+
+    def __enter__(self) -> "FakeServer":
+        handler = type("Handler", (_Handler,), {"fake": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        )
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._server is not None and self._thread is not None:
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+            self._server = self._thread = None
+
+    def answer(self, body: dict[str, Any], authorization: str) -> tuple[int, dict[str, Any]]:
+        """Return the status and body with which one chat request is answered."""
+        with self._lock:
+            self.requests.append(body)
+            number = len(self.requests)
+        time.sleep(self.delay)
+        if self.key and authorization != f"Bearer {self.key}":
+            return 401, _error("wrong API key")
+        if number <= self.fail_first:
+            return self.fail_status, _error(f"failing on purpose ({number} of {self.fail_first})")
+        if body.get("model") != self.model:
+            return 404, _error(f"no model named {body.get('model')}")
+        if self.rejects_schema and "response_format" in body:
+            return 400, _error("response_format is not supported")
+        text = self.reply(body["messages"], body)
+        return 200, {
+            "id": f"chatcmpl-{number}",
+            "object": "chat.completion",
+            "created": 0,
+            "model": self.model,
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": text},
+                    "finish_reason": self.finish_reason,
+                }
+            ],
+            "usage": {
+                "prompt_tokens": sum(len(m["content"].split()) for m in body["messages"]),
+                "completion_tokens": len(text.split()),
+                "total_tokens": 0,
+            },
+        }
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Requests of one FakeServer."""
+
+    fake: FakeServer
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        if self.path == "/v1/models":
+            models = [{"id": self.fake.model, "object": "model", "created": 0, "owned_by": "test"}]
+            self._send(200, {"object": "list", "data": models})
+        else:
+            self._send(404, _error(f"nothing at {self.path}"))
+
+    def do_POST(self) -> None:
+        data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path != "/v1/chat/completions":
+            self._send(404, _error(f"nothing at {self.path}"))
+            return
+        self._send(*self.fake.answer(json.loads(data), self.headers.get("Authorization", "")))
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Say nothing on stderr."""
+
+    def _send(self, status: int, body: Mapping[str, object]) -> None:
+        data = json.dumps(body).encode()
+        try:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the client gave up, as clients with a timeout do
+
+
+def _error(message: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "fake_error"}}
+
+
+class FakeChatModel:
+    """A chat model without a network; `reply` maps a chat to a text or to a whole Reply."""
+
+    def __init__(self, reply: Callable[[Messages], str | Reply], name: str = "fake@1") -> None:
+        self.reply = reply
+        self._name = name
+        self.prompts: list[Messages] = []
+
+    @property
+    def name(self) -> str:
+        """The name given."""
+        return self._name
+
+    def generate(
+        self,
+        prompts: Sequence[Messages],
+        decoding: Decoding,
+        schema: Mapping[str, object] | None = None,
+    ) -> list[Reply]:
+        """Return what `reply` says to each chat; `prompts` keeps them for the test."""
+        self.prompts.extend(prompts)
+        replies = []
+        for messages, tokens_in in zip(
+            prompts, self.count_tokens([m[-1]["content"] for m in prompts]), strict=True
+        ):
+            said = self.reply(messages)
+            if isinstance(said, str):
+                said = Reply(said, tokens_in=tokens_in, tokens_out=self.count_tokens([said])[0])
+            replies.append(said)
+        return replies
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of words of each text."""
+        return [len(text.split()) for text in texts]
+
+
+def passage(text: str, *, doc_id: str = "d" * 16, start: int = 0, section: str = "") -> Passage:
+    """Return a body passage on page 1 that holds this text."""
+    end = start + len(text)
+    return Passage(
+        passage_id=Passage.id_for(doc_id, start, end, text),
+        doc_id=doc_id,
+        start=start,
+        end=end,
+        page_from=1,
+        page_to=1,
+        section=section,
+        text=text,
+        tokens=max(1, len(text.split())),
+    )
+
+
+def check_chat_model(model: ChatModel) -> None:
+    """Check the contract of a chat model on one short prompt and on a batch.
+
+    Raises:
+        AssertionError: says what does not hold.
+    """
+    assert isinstance(model, ChatModel), "name, generate or count_tokens is missing"
+    assert model.name, "the name is empty"
+    decoding = Decoding(max_tokens=8)
+    prompts: list[Messages] = [
+        [{"role": "user", "content": f"What is a normal PR interval? ({i})"}] for i in range(3)
+    ]
+    assert model.generate([], decoding) == [], "no prompts must give no replies"
+    replies = model.generate(prompts, decoding)
+    assert len(replies) == len(prompts), "there must be one reply a prompt"
+    for reply in replies:
+        assert isinstance(reply, Reply), f"{reply!r} is no Reply"
+        assert reply.status == "ok" or reply.reason, f"status {reply.status} has no reason"
+        assert reply.tokens_in >= 0, "tokens_in is negative"
+        assert reply.tokens_out >= 0, "tokens_out is negative"
+    again = [reply.text for reply in model.generate(prompts, decoding)]
+    assert again == [reply.text for reply in replies], "greedy replies differ between two calls"
+    counts = model.count_tokens(["", "one", "one two three"])
+    assert len(counts) == 3, "there must be one count a text"
+    assert counts == sorted(counts), "a longer text must not count fewer tokens"
+
+
+def check_embedder(embedder: Embedder) -> None:
+    """Check the contract of an embedder on three short texts.
+
+    Raises:
+        AssertionError: says what does not hold.
+    """
+    assert isinstance(embedder, Embedder), "name, embed or count_tokens is missing"
+    assert embedder.name, "the name is empty"
+    texts = ["atrial fibrillation", "an irregular rhythm without P waves", "atrial fibrillation"]
+    vectors = embedder.embed(texts)
+    assert vectors.dtype == np.float32, f"vectors are {vectors.dtype}, not float32"
+    assert vectors.ndim == 2, "vectors must have the shape (texts, dimension)"
+    assert len(vectors) == len(texts), "there must be one row a text"
+    norms = np.linalg.norm(vectors, axis=1)
+    assert np.allclose(norms, 1, atol=1e-3), "rows must have unit length"
+    assert np.allclose(vectors[0], vectors[2], atol=1e-2), "equal texts must have equal vectors"
+    counts = embedder.count_tokens(["", *texts])
+    assert len(counts) == 4, "there must be one count a text"
+    assert counts[0] == 0, "the empty text has no tokens, special ones apart"
+
+
+def check_writer(writer: Writer) -> None:
+    """Check the contract of a writer of questions on two windows.
+
+    Raises:
+        AssertionError: says what does not hold.
+    """
+    assert isinstance(writer, Writer), "name or write is missing"
+    assert writer.name, "the name is empty"
+    windows = [
+        [passage("A PR interval longer than 200 ms is defined as first-degree AV block.")],
+        [passage("The QRS complex represents depolarization of the ventricles.", doc_id="e" * 16)],
+    ]
+    drafts = writer.write(windows)
+    assert all(isinstance(draft, Draft) for draft in drafts), "write must return Drafts"
+    assert len({draft.draft_id for draft in drafts}) == len(drafts), "draft_id must be unique"
+    covered = {draft.passage_ids for draft in drafts}
+    wanted = {tuple(p.passage_id for p in window) for window in windows}
+    assert covered == wanted, "every window must have a draft, whatever happened"
+    for draft in drafts:
+        assert draft.status == "ok" or draft.reason, f"status {draft.status} has no reason"
+    assert not writer.write([]), "no windows must give no drafts"

@@ -1,0 +1,395 @@
+import csv
+import math
+import time
+from collections import Counter
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.regression.linear_model import OLS
+from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+from ecg_llm.records import GRADES, Estimate, Score
+from ecg_llm.stats.estimate import estimates, holm, mcnemar, wilson
+
+SHARED = Path(__file__).parents[2].parent / "shared"
+
+
+def scores_of(values, metric="accuracy", **columns):
+    """Scores from {arm: {question: value}}; None is an unparsed answer."""
+    return [
+        Score(
+            question_id=question,
+            arm=arm,
+            metric=metric,
+            value=value,
+            status="unparsed" if value is None else "scored",
+            **columns,
+        )
+        for arm, row in values.items()
+        for question, value in row.items()
+    ]
+
+
+def run(scores, cluster_of=None, comparisons=(), resamples=2000, seed=7, subset="hand/test"):
+    subset_of = {score.question_id: subset for score in scores}
+    return estimates(scores, subset_of, cluster_of or {}, comparisons, resamples, seed)
+
+
+def means(rows):
+    return {row.arm: row for row in rows if not row.against}
+
+
+def differences(rows):
+    return {(row.arm, row.against): row for row in rows if row.against}
+
+
+def random_marks(arms, questions, clusters, seed=0, binary=True):
+    rng = np.random.default_rng(seed)
+    easy = rng.beta(3, 2, size=clusters)
+    cluster_of = {f"q{i:04}": f"doc{i % clusters:03}" for i in range(questions)}
+    values = {
+        f"arm{a}": {
+            q: float(rng.random() < easy[i % clusters]) if binary else float(rng.random())
+            for i, q in enumerate(cluster_of)
+        }
+        for a in range(arms)
+    }
+    return values, cluster_of
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 10), (1, 3), (16, 20), (312, 416), (40, 40)])
+def test_wilson_agrees_with_statsmodels(right, n):
+    assert wilson(right, n) == pytest.approx(proportion_confint(right, n, method="wilson"))
+
+
+def test_a_binary_metric_with_one_question_a_document_gets_the_wilson_interval():
+    marks = {"base": {f"q{i}": float(i < 16) for i in range(20)}}
+    row = means(run(scores_of(marks)))["base"]
+    assert row.method == "mean/wilson"
+    assert (row.value, row.questions, row.clusters) == (0.8, 20, 20)
+    assert (row.low, row.high) == pytest.approx((0.584, 0.919), abs=0.001)  # PAPER 1.6: 58-92 %
+
+
+def test_few_documents_give_t_on_the_cluster_robust_standard_error():
+    marks, cluster_of = random_marks(1, 95, 12)
+    row = means(run(scores_of(marks), cluster_of))["arm0"]
+    y = np.array(list(marks["arm0"].values()))
+    groups = np.array([int(cluster_of[q][3:]) for q in marks["arm0"]])
+    fit = OLS(y, np.ones(len(y))).fit(cov_type="cluster", cov_kwds={"groups": groups})
+    half = stats.t.ppf(0.975, 11) * float(fit.bse[0])
+    assert row.method == "mean/cluster_t"
+    assert (row.low, row.high) == pytest.approx((y.mean() - half, y.mean() + half))
+
+
+def test_many_documents_give_the_cluster_bootstrap():
+    marks, cluster_of = random_marks(1, 200, 40, binary=False)
+    row = means(run(scores_of(marks, "rouge1"), cluster_of, resamples=20_000))["arm0"]
+    by_cluster = np.array(list(marks["arm0"].values())).reshape(5, 40).mean(axis=0)
+    reference = stats.bootstrap(
+        (by_cluster,), np.mean, method="percentile", n_resamples=20_000, rng=1
+    ).confidence_interval
+    assert row.method == "mean/cluster_bootstrap"
+    assert (row.low, row.high) == pytest.approx(reference, abs=0.003)
+
+
+def test_clusters_of_unequal_size_are_weighted_by_their_questions():
+    marks, cluster_of = random_marks(1, 300, 35, binary=False)
+    for i, question in enumerate(cluster_of):
+        cluster_of[question] = f"doc{int(math.sqrt(i)) * 2:03}" if i < 240 else f"doc{i}"
+    rows = run(scores_of(marks, "rouge1"), cluster_of)
+    y = np.array(list(marks["arm0"].values()))
+    assert means(rows)["arm0"].value == pytest.approx(y.mean())
+    assert means(rows)["arm0"].low < y.mean() < means(rows)["arm0"].high
+
+
+def test_one_document_gives_no_interval_rank_or_p_rather_than_a_false_one():
+    marks, _ = random_marks(2, 30, 1)
+    rows = run(scores_of(marks), dict.fromkeys(marks["arm0"], "only"))
+    for row in rows:
+        assert (row.low, row.high, row.p, row.rank) == (None, None, None, None)
+        assert row.method.endswith("/none")
+        assert row.value is not None
+
+
+def test_clusters_that_all_agree_still_have_an_interval_with_width():
+    marks = {"base": {f"q{i}": 1.0 for i in range(20)}}
+    rows = run(scores_of(marks, "human"), {f"q{i}": f"doc{i % 10}" for i in range(20)})
+    row = means(rows)["base"]
+    assert row.method == "mean/cluster_bound"
+    assert (row.low, row.high) == pytest.approx(proportion_confint(10, 10, method="wilson"))
+
+
+def test_repeats_permutations_and_raters_are_averaged_within_a_question():
+    scores = [
+        Score(question_id=f"q{i}", arm="base", metric="accuracy", permutation=p, value=float(i > p))
+        for i in range(4)
+        for p in range(4)
+    ]
+    row = means(run(scores))["base"]
+    assert row.questions == 4
+    assert row.value == pytest.approx((0 + 1 + 2 + 3) / 16)
+    assert row.method == "mean/cluster_t"  # shares of rotations are no counts for Wilson
+
+
+def test_an_unparsed_answer_counts_as_wrong_where_the_metric_says_so_and_is_counted():
+    marks = {"base": {f"q{i}": 1.0 if i < 6 else None for i in range(10)}}
+    accuracy = means(run(scores_of(marks)))["base"]
+    assert (accuracy.value, accuracy.questions) == (0.6, 10)
+    assert (accuracy.missing, accuracy.missing_as) == (4, "0")
+    rated = means(run(scores_of(marks, "human")))["base"]
+    assert (rated.value, rated.questions) == (1.0, 6)
+    assert (rated.missing, rated.missing_as) == (4, "left out")
+
+
+def test_an_arm_whose_answers_all_failed_keeps_its_row():
+    marks = {"base": {"q1": 1.0, "q2": 0.5}, "down": {"q1": None, "q2": None}}
+    row = means(run(scores_of(marks, "human")))["down"]
+    assert (row.value, row.questions, row.missing) == (None, 0, 2)
+
+
+def test_scores_that_do_not_apply_and_questions_outside_the_subsets_never_count():
+    scores = [
+        Score(question_id="q1", arm="base", metric="accuracy", status="not_applicable"),
+        Score(question_id="q2", arm="base", metric="accuracy", value=1.0),
+        Score(question_id="other", arm="base", metric="accuracy", value=0.0),
+    ]
+    rows = estimates(scores, {"q1": "s/test", "q2": "s/test"}, {}, (), 1000, 0)
+    assert [(row.value, row.questions) for row in rows] == [(1.0, 1)]
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(0, 0), (3, 0), (10, 0), (12, 5), (40, 41)])
+def test_mcnemar_agrees_with_statsmodels(wins, losses):
+    reference = statsmodels_mcnemar([[5, wins], [losses, 9]], exact=True).pvalue
+    assert mcnemar(wins, losses) == pytest.approx(min(1.0, reference))
+
+
+def test_right_or_wrong_answers_of_separate_documents_are_compared_with_mcnemar():
+    marks = {
+        "a": {f"q{i}": float(i < 30) for i in range(40)},
+        "b": {f"q{i}": float(i >= 12 and i < 32) for i in range(40)},
+    }
+    row = differences(run(scores_of(marks)))["a", "b"]
+    assert row.value == pytest.approx(0.25)
+    assert row.p == pytest.approx(stats.binomtest(12, 14).pvalue)
+    assert row.low > 0
+
+
+def test_few_clusters_are_flipped_exhaustively():
+    marks, cluster_of = random_marks(2, 40, 8)
+    row = differences(run(scores_of(marks), cluster_of))["arm0", "arm1"]
+    d = np.array([marks["arm0"][q] - marks["arm1"][q] for q in cluster_of])
+    sums = d.reshape(5, 8).sum(axis=0)
+    flips = [abs(np.dot(signs, sums)) for signs in product((1, -1), repeat=8)]
+    assert row.p == pytest.approx(np.mean(np.array(flips) >= abs(sums.sum()) - 1e-12))
+
+
+def test_many_clusters_are_flipped_at_random_and_agree_with_scipy():
+    marks, cluster_of = random_marks(2, 120, 40, seed=5, binary=False)
+    row = differences(run(scores_of(marks, "bleu"), cluster_of, resamples=20_000))["arm0", "arm1"]
+    d = np.array([marks["arm0"][q] - marks["arm1"][q] for q in cluster_of])
+    sums = d.reshape(3, 40).sum(axis=0)
+    reference = stats.permutation_test(
+        (sums, np.zeros(40)), lambda x, y, axis: (x - y).sum(axis=axis), vectorized=True,
+        permutation_type="samples", n_resamples=20_000, rng=3,
+    ).pvalue  # fmt: skip
+    assert row.p == pytest.approx(reference, abs=0.015)
+    assert row.method == "difference/cluster_bootstrap"
+
+
+def test_holm_agrees_with_statsmodels_and_leaves_missing_values_alone():
+    p_values = [0.01, 0.04, 0.03, 0.005, 0.6, 0.03]
+    reference = multipletests(p_values, method="holm")[1]
+    assert holm(p_values) == pytest.approx(list(reference))
+    assert holm([None, 0.04, 0.03]) == [None, 0.06, 0.06]
+
+
+def test_holm_runs_within_the_declared_comparisons_only():
+    marks, cluster_of = random_marks(5, 60, 10, seed=2)
+    scores = scores_of(marks)
+    every = differences(run(scores, cluster_of))
+    declared = differences(run(scores, cluster_of, [("arm1", "arm0"), ("arm2", "arm0")]))
+    assert len(every) == 10
+    assert list(declared) == [("arm1", "arm0"), ("arm2", "arm0")]
+    assert declared["arm1", "arm0"].value == -every["arm0", "arm1"].value
+    for pair, row in declared.items():
+        assert row.p == pytest.approx(every[pair[::-1]].p)
+    expected = holm([row.p for row in declared.values()])
+    assert [row.p_adjusted for row in declared.values()] == expected
+
+
+def test_names_that_raters_gave_are_compared_pairwise_when_no_declared_pair_applies():
+    marks, cluster_of = random_marks(3, 40, 40, binary=False)
+    rows = run(scores_of(marks, "human"), cluster_of, [("base", "tuned")])
+    assert len(differences(rows)) == 3
+
+
+def test_a_difference_is_paired_on_the_questions_both_arms_have():
+    marks, cluster_of = random_marks(2, 40, 40, binary=False)
+    del marks["arm1"]["q0000"]
+    row = differences(run(scores_of(marks, "human"), cluster_of))["arm0", "arm1"]
+    shared = [q for q in cluster_of if q != "q0000"]
+    expected = np.mean([marks["arm0"][q] - marks["arm1"][q] for q in shared])
+    assert (row.value, row.questions) == (pytest.approx(expected), 39)
+
+
+def test_ranks_count_only_arms_that_are_significantly_better_and_leave_ties():
+    rng = np.random.default_rng(4)
+    ability = {"good1": 0.9, "good2": 0.9, "poor": 0.3}
+    marks = {
+        arm: {f"q{i}": float(rng.random() < p) for i in range(150)} for arm, p in ability.items()
+    }
+    found = means(run(scores_of(marks), {f"q{i}": f"doc{i % 50}" for i in range(150)}))
+    assert {arm: row.rank for arm, row in found.items()} == {"good1": 1, "good2": 1, "poor": 3}
+    assert found["poor"].rank_adjusted == 3
+    assert (found["poor"].rank_low, found["poor"].rank_high) == (3, 3)
+    assert (found["good1"].rank_low, found["good1"].rank_high) == (1, 2)
+    assert sum(row.p_best for row in found.values()) == pytest.approx(1)
+    assert found["poor"].p_best == 0
+
+
+def test_identical_arms_tie_and_share_the_chance_of_being_best():
+    marks, cluster_of = random_marks(1, 60, 20)
+    marks["twin"] = marks["arm0"]
+    rows = run(scores_of(marks), cluster_of)
+    assert {(row.rank, row.rank_adjusted, row.p_best) for row in means(rows).values()} == {
+        (1, 1, 0.5)
+    }
+    row = differences(rows)["arm0", "twin"]
+    assert (row.value, row.p) == (0.0, 1.0)
+    assert row.low < 0 < row.high  # agreement on 20 documents is no proof of equality
+
+
+def test_arms_of_a_metric_without_better_or_worse_are_not_ranked():
+    marks, cluster_of = random_marks(2, 60, 20, binary=False)
+    rows = run(scores_of(marks, "words"), cluster_of)
+    assert {row.rank for row in means(rows).values()} == {None}
+
+
+def test_equal_scores_in_any_order_give_equal_estimates_and_another_seed_other_draws():
+    marks, cluster_of = random_marks(3, 120, 40, binary=False)
+    scores = scores_of(marks, "rougeL")
+    once = run(scores, cluster_of, seed=1)
+    assert run(scores[::-1], cluster_of, seed=1) == once
+    other = run(scores, cluster_of, seed=2)
+    assert [row.low for row in other] != [row.low for row in once]
+    assert [row.value for row in other] == [row.value for row in once]
+
+
+def test_keys_are_unique_and_subsets_are_kept_apart():
+    marks, cluster_of = random_marks(3, 40, 10)
+    scores = scores_of(marks) + scores_of(marks, "verdict")
+    subset_of = {q: "hand/test" if i % 2 else "hand/test_seen" for i, q in enumerate(cluster_of)}
+    rows = estimates(scores, subset_of, cluster_of, (), 1000, 0)
+    assert len({row.key for row in rows}) == len(rows) == 2 * 2 * (3 + 3)
+    assert all(row.questions == 20 for row in rows)
+
+
+def test_progress_ends_at_the_number_of_panels():
+    marks, cluster_of = random_marks(2, 20, 10)
+    seen = []
+    scores = scores_of(marks) + scores_of(marks, "verdict")
+    subset_of = dict.fromkeys(cluster_of, "s/test")
+    estimates(scores, subset_of, cluster_of, (), 1000, 0, lambda *step: seen.append(step))
+    assert seen[-1] == (2, 2)
+
+
+def test_thirteen_arms_on_a_thousand_questions_take_seconds():
+    marks, cluster_of = random_marks(13, 1000, 1000)
+    scores = scores_of(marks)
+    start = time.perf_counter()
+    rows = run(scores, cluster_of, resamples=10_000)
+    assert len(rows) == 13 + 78
+    assert time.perf_counter() - start < 15  # about 1 s on two idle cores
+
+
+def coverage(runs, clusters, size, seed):
+    """Share of runs whose interval of the first arm's mean, and of a - b, holds the truth."""
+    rng = np.random.default_rng(seed)
+    cluster_of = {f"q{c}-{i}": f"doc{c}" for c in range(clusters) for i in range(size)}
+    hits = Counter()
+    for _ in range(runs):
+        # Each document has its own difficulty: ICC 1 / (a + b + 1) = 0.2, mean 0.6, no difference.
+        easy = np.repeat(rng.beta(2.4, 1.6, size=clusters), size)
+        marks = {
+            arm: dict(zip(cluster_of, (rng.random(len(easy)) < easy).astype(float), strict=True))
+            for arm in ("a", "b")
+        }
+        rows = run(scores_of(marks), cluster_of, resamples=1000)
+        mean, difference = means(rows)["a"], differences(rows)["a", "b"]
+        hits["mean"] += mean.low <= 0.6 <= mean.high
+        hits["difference"] += difference.low <= 0 <= difference.high
+        hits["p"] += difference.p >= 0.05
+        low, high = wilson(mean.value * mean.questions, mean.questions)
+        hits["unclustered"] += low <= 0.6 <= high
+    return {name: count / runs for name, count in hits.items()}
+
+
+@pytest.mark.parametrize("clusters", [10, 40])
+def test_intervals_hold_the_truth_about_as_often_as_they_say(clusters):
+    found = coverage(runs=150, clusters=clusters, size=10, seed=11)
+    for name in ("mean", "difference", "p"):
+        assert found[name] >= 0.88, found  # 0.95 - 4 standard errors of 150 runs
+    assert found["unclustered"] < 0.88  # what ignoring the documents would claim
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clusters", [5, 10, 29, 30, 60])
+def test_coverage_over_two_thousand_runs(clusters):
+    found = coverage(runs=2000, clusters=clusters, size=10, seed=12)
+    for name in ("mean", "difference"):
+        assert 0.92 <= found[name] <= 0.98, found
+    assert found["p"] >= 0.93, found  # five clusters have no p below 2 / 32
+    assert found["unclustered"] < 0.85
+
+
+def ratings(path):
+    """The published ratings by column position, doubles dropped, unusable marks left out."""
+    labels = ("incorrect", "partially incorrect", "correct but incomplete", "correct")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(dict.fromkeys(tuple(row) for row in csv.reader(file)))[1:]
+    scores = []
+    for question, _, arm, *marks in rows:
+        chosen = [GRADES[label] for label, mark in zip(labels, marks, strict=True) if mark.strip()]
+        if len(chosen) == 1:
+            scores.append(Score(question_id=question, arm=arm, metric="human", value=chosen[0]))
+    return scores
+
+
+@pytest.mark.slow
+def test_the_published_ratings_give_the_differences_and_ranks_of_the_reanalysis():
+    path = SHARED / "ratings" / "40_questions.csv"
+    if not path.exists():
+        pytest.skip("needs ../shared/ratings")
+    scores = ratings(path)
+    claude, base8, base70 = "Claude 3.7 Sonnet", "LLama 3.1 8B", "LLama 3.1 70B"
+    rag8, rag70 = "LLama 3.1 8B + RAG", "LLama 3.1 70B + RAG"
+    tuned8, tuned70 = "Finetuned 8B: r=256, alpha=128", "Finetuned 70B: r=256, alpha=128"
+    pairs = {
+        (tuned70, base70): (-0.138, -0.250, -0.033),
+        (tuned8, base8): (-0.066, -0.230, 0.092),
+        (rag8, base8): (0.205, 0.058, 0.353),
+        (rag70, base70): (0.090, -0.006, 0.192),
+        (rag8, tuned70): (0.158, 0.026, 0.289),
+        (claude, rag70): (0.000, -0.109, 0.115),
+        (claude, rag8): (0.071, -0.045, 0.186),
+    }
+    rows = run(scores, comparisons=list(pairs), resamples=20_000)
+    for pair, expected in pairs.items():
+        row: Estimate = differences(rows)[pair]
+        assert (row.value, row.low, row.high) == pytest.approx(expected, abs=0.012), pair
+    headline = (claude, rag70, rag8, base70, tuned70, base8, tuned8)
+    found = means(rows)
+    assert [found[arm].rank for arm in headline] == [1, 1, 1, 1, 5, 5, 5]
+    assert [found[arm].questions for arm in headline] == [39, 40, 40, 39, 38, 39, 38]
+    everyone = Counter(score.question_id for score in scores)
+    shared = [score for score in scores if everyone[score.question_id] == 12]
+    pairs_on_shared = differences(run(shared, resamples=20_000))
+    assert len(shared) == 37 * 12
+    assert sum(row.low > 0 or row.high < 0 for row in pairs_on_shared.values()) == 37
+    assert pairs_on_shared[tuned70, base70].value == pytest.approx(-0.135, abs=0.001)
+    assert pairs_on_shared[tuned70, base70].p_adjusted > 0.05

@@ -1,0 +1,283 @@
+import multiprocessing
+import os
+import signal
+import socket
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from ecg_llm import chat, privacy
+from ecg_llm.chat import ApiModel, without_thinking
+from ecg_llm.config import ApiModelConfig
+from ecg_llm.contracts import Decoding, EgressError, Message, ServerError, StepError, UsageError
+from ecg_llm.testing import FakeServer, check_chat_model
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+
+
+def echo(messages, body):
+    return "echo: " + messages[-1]["content"]
+
+
+def settings(server, **changes):
+    return ApiModelConfig(
+        kind="api", base_url=server.base_url, model="fake", revision="r1"
+    ).model_copy(update=changes)
+
+
+def ask(text) -> list[Message]:
+    return [{"role": "user", "content": text}]
+
+
+def closed_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """The length of the back-off is never the thing under test."""
+    import openai._base_client as client
+
+    monkeypatch.setattr(client, "INITIAL_RETRY_DELAY", 0.01)
+
+
+def test_keeps_the_contract_of_a_chat_model():
+    with FakeServer(echo) as server:
+        check_chat_model(ApiModel(settings(server)))
+
+
+def test_replies_come_in_the_order_of_the_prompts():
+    def slow_first(messages, body):
+        time.sleep(0.2 if messages[-1]["content"] == "0" else 0)
+        return messages[-1]["content"]
+
+    with FakeServer(slow_first) as server:
+        replies = ApiModel(settings(server)).generate([ask(str(i)) for i in range(9)], Decoding())
+    assert [reply.text for reply in replies] == [str(i) for i in range(9)]
+
+
+def test_prompts_are_sent_concurrently():
+    with FakeServer(echo, delay=0.3) as server:
+        start = time.monotonic()
+        ApiModel(settings(server, concurrency=8)).generate(
+            [ask(str(i)) for i in range(8)], Decoding()
+        )
+    assert time.monotonic() - start < 8 * 0.3 / 2
+
+
+def test_a_second_call_asks_nothing_even_from_another_address(tmp_path):
+    cache = tmp_path / "cache.sqlite"
+    prompts = [ask("one"), ask("two"), ask("one")]
+    with FakeServer(echo) as server:
+        first = ApiModel(settings(server), cache).generate(prompts, Decoding())
+        assert len(server.requests) == 2  # equal prompts are asked once
+    with FakeServer(echo) as server:
+        model = ApiModel(settings(server), cache)
+        assert model.generate(prompts, Decoding()) == first
+        assert server.requests == []
+        assert model.usage.cached == 2
+        assert model.usage.cost == 0
+
+
+@pytest.mark.parametrize(
+    ("decoding", "schema", "revision"),
+    [
+        (Decoding(seed=1), None, "r1"),
+        (Decoding(temperature=0.5), None, "r1"),
+        (Decoding(), SCHEMA, "r1"),
+        (Decoding(), None, "r2"),
+    ],
+)
+def test_whatever_decides_the_reply_is_in_the_cache_key(tmp_path, decoding, schema, revision):
+    cache = tmp_path / "cache.sqlite"
+    with FakeServer(echo) as server:
+        ApiModel(settings(server), cache).generate([ask("one")], Decoding())
+        ApiModel(settings(server, revision=revision), cache).generate(
+            [ask("one")], decoding, schema
+        )
+        assert len(server.requests) == 2
+
+
+def test_a_passing_failure_is_retried():
+    with FakeServer(echo, fail_first=3, fail_status=503) as server:
+        (reply,) = ApiModel(settings(server)).generate([ask("one")], Decoding())
+        assert reply.text == "echo: one"
+        assert len(server.requests) == 4
+
+
+def test_a_lasting_failure_is_an_error_row_and_is_not_cached(tmp_path):
+    cache = tmp_path / "cache.sqlite"
+    with FakeServer(echo, fail_first=4, fail_status=500) as server:
+        model = ApiModel(settings(server), cache)
+        (reply,) = model.generate([ask("one")], Decoding())
+        assert reply.status == "error"
+        assert "failing on purpose" in reply.reason
+        (reply,) = model.generate([ask("one")], Decoding())
+        assert reply.status == "ok"
+
+
+def test_a_server_that_fails_everything_stops_the_run_before_all_is_asked():
+    with FakeServer(echo, fail_first=10**6, fail_status=500) as server:
+        model = ApiModel(settings(server))
+        with pytest.raises(ServerError, match="in a row"):
+            model.generate([ask(str(i)) for i in range(500)], Decoding())
+        assert len(server.requests) < 200
+
+
+def test_a_server_that_is_down_is_named():
+    url = f"http://127.0.0.1:{closed_port()}/v1"
+    model = ApiModel(ApiModelConfig(kind="api", base_url=url, model="fake"))
+    with pytest.raises(ServerError, match=url):
+        model.generate([ask("one")], Decoding())
+
+
+def test_a_server_that_goes_down_later_gives_error_rows():
+    with FakeServer(echo) as server:
+        model = ApiModel(settings(server))
+        model.generate([ask("one")], Decoding())
+    assert [r.status for r in model.generate([ask("two")], Decoding())] == ["error"]
+
+
+def test_a_timeout_is_an_error_row():
+    with FakeServer(echo, delay=0.3) as server:
+        model = ApiModel(settings(server, timeout=0.05))
+        (reply,) = model.generate([ask("one")], Decoding())
+    assert reply.status == "error"
+    assert "timed out" in reply.reason
+
+
+def test_a_wrong_key_and_a_wrong_model_end_the_step(monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "right")
+    with FakeServer(echo, key="right") as server:
+        (reply,) = ApiModel(settings(server, key_env="SOME_KEY")).generate([ask("a")], Decoding())
+        assert reply.status == "ok"
+        monkeypatch.setenv("SOME_KEY", "wrong-secret")
+        with pytest.raises(ServerError, match="SOME_KEY") as caught:
+            ApiModel(settings(server, key_env="SOME_KEY")).generate([ask("a")], Decoding())
+        assert "wrong-secret" not in str(caught.value)
+        monkeypatch.setenv("SOME_KEY", "right")
+        with pytest.raises(ServerError, match="other"):
+            ApiModel(settings(server, key_env="SOME_KEY", model="other")).generate(
+                [ask("a")], Decoding()
+            )
+
+
+def test_a_key_that_is_not_set_is_a_usage_error(monkeypatch):
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    with FakeServer(echo) as server, pytest.raises(UsageError, match="NO_SUCH_KEY"):
+        ApiModel(settings(server, key_env="NO_SUCH_KEY")).generate([ask("a")], Decoding())
+
+
+def test_a_server_that_does_not_speak_chat_is_named():
+    with FakeServer(echo) as server:
+        wrong = settings(server, base_url=server.base_url + "/wrong")
+        with pytest.raises(ServerError, match="base_url"):
+            ApiModel(wrong).generate([ask("a")], Decoding())
+
+
+@pytest.mark.parametrize(
+    ("finish", "text", "status"),
+    [
+        ("length", "half an ans", "truncated"),
+        ("length", "<think>still thinking", "truncated"),
+        ("content_filter", "", "refused"),
+        ("stop", "", "error"),
+        ("stop", "<think>only thoughts</think>", "error"),
+        ("stop", "<think>B or C?</think>\nC", "ok"),
+    ],
+)
+def test_every_end_of_a_reply_is_told(finish, text, status):
+    with FakeServer(lambda messages, body: text, finish_reason=finish) as server:
+        (reply,) = ApiModel(settings(server)).generate([ask("a")], Decoding())
+    assert reply.status == status
+    assert "think" not in reply.text
+    assert (reply.reason == "") == (status == "ok")
+
+
+def test_thinking_is_removed_also_where_the_template_opened_it():
+    assert without_thinking("maybe A</think>B") == "B"
+    assert without_thinking("A <think>x</think> B <thinking>y</thinking>") == "A  B"
+    assert without_thinking("a QRS < 120 ms") == "a QRS < 120 ms"
+
+
+def test_a_schema_is_sent_and_given_up_once_for_a_server_without_schemas():
+    with FakeServer(echo) as server:
+        ApiModel(settings(server)).generate([ask("a")], Decoding(), SCHEMA)
+        assert server.requests[0]["response_format"]["json_schema"]["schema"] == SCHEMA
+    with FakeServer(echo, rejects_schema=True) as server:
+        model = ApiModel(settings(server, concurrency=1))
+        replies = model.generate([ask("a"), ask("b"), ask("c")], Decoding(), SCHEMA)
+        assert [reply.status for reply in replies] == ["ok"] * 3
+        assert ["response_format" in body for body in server.requests] == [True] + [False] * 3
+
+
+def test_another_bad_request_is_an_error_row_and_keeps_the_schema():
+    with FakeServer(echo, fail_first=2, fail_status=400) as server:
+        model = ApiModel(settings(server))
+        (reply,) = model.generate([ask("a")], Decoding(), SCHEMA)
+        assert reply.status == "error"
+        model.generate([ask("b")], Decoding(), SCHEMA)
+        assert "response_format" in server.requests[-1]
+
+
+def test_usage_and_cost_are_counted():
+    with FakeServer(lambda messages, body: "three words here") as server:
+        model = ApiModel(settings(server, price_in=1e6, price_out=2e6))
+        model.generate([ask("one two"), ask("one two three")], Decoding())
+    assert (model.usage.tokens_in, model.usage.tokens_out) == (5, 6)
+    assert model.usage.cost == 5 + 12
+
+
+def test_an_address_that_the_study_does_not_allow_is_refused():
+    config = ApiModelConfig(kind="api", base_url="http://192.0.2.7:9/v1", model="fake")
+    with privacy.guard([]), pytest.raises(EgressError, match=r"192\.0\.2\.7"):
+        ApiModel(config).generate([ask("a")], Decoding())
+
+
+def test_a_file_that_is_no_cache_is_named(tmp_path):
+    cache = tmp_path / "cache.sqlite"
+    cache.write_bytes(b"this is not a database at all" * 50)
+    with FakeServer(echo) as server, pytest.raises(StepError, match=r"cache\.sqlite"):
+        ApiModel(settings(server), cache).generate([ask("a")], Decoding())
+
+
+def _ask_for_ever(url: str, cache: Path) -> None:
+    model = ApiModel(ApiModelConfig(kind="api", base_url=url, model="fake", concurrency=2), cache)
+    model.generate([ask(str(i)) for i in range(2000)], Decoding())
+
+
+def test_a_kill_loses_only_replies_in_flight(tmp_path):
+    cache = tmp_path / "cache.sqlite"
+    with FakeServer(echo, delay=0.01) as server:
+        process = multiprocessing.get_context("spawn").Process(
+            target=_ask_for_ever, args=(server.base_url, cache)
+        )
+        process.start()
+        deadline = time.monotonic() + 30
+        while len(server.requests) < 50 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        process.close()
+        asked = len(server.requests)
+        kept = sqlite3.connect(cache)
+        count = kept.execute("SELECT count(*) FROM replies").fetchone()[0]
+        kept.close()
+        assert asked - 6 <= count <= asked
+        config = ApiModelConfig(kind="api", base_url=server.base_url, model="fake")
+        model = ApiModel(config, cache)
+        model.generate([ask(str(i)) for i in range(asked)], Decoding())
+        assert model.usage.cached == count
+
+
+def test_counts_of_tokens_are_upper_estimates():
+    model = ApiModel(ApiModelConfig(kind="api", base_url="http://127.0.0.1:9/v1", model="fake"))
+    text = "First-degree AV block is a PR interval longer than 200 ms."
+    assert model.count_tokens(["", "abcd", text])[:2] == [0, 2]
+    assert model.count_tokens([text])[0] >= len(text.split())
+    assert chat.CHARACTERS_PER_TOKEN == 3

@@ -1,0 +1,136 @@
+"""The command line: quick to start, one sentence an error, exit codes that scripts can trust."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ecg_llm.commands import init
+
+
+def ecg(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ecg_llm.cli", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def best_of(times: int, code: str) -> float:
+    found = []
+    for _ in range(times):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+        found.append(time.perf_counter() - started)
+    return min(found)
+
+
+def test_importing_and_help_load_no_heavy_library() -> None:
+    code = "import sys; sys.argv=['ecg-llm']; import ecg_llm, ecg_llm.cli; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.split()
+    heavy = {"torch", "transformers", "numpy", "lancedb", "matplotlib", "openai", "trl", "yaml"}
+    assert not heavy & set(loaded)
+
+
+def test_help_makes_nothing(tmp_path: Path) -> None:
+    for arguments in ((), ("run",), ("rate",), ("scores",)):
+        run = subprocess.run(
+            [sys.executable, "-m", "ecg_llm.cli", *arguments, "--help"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 0
+        assert "Usage" in run.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("yaml", "said"),
+    [
+        ("answers: {kk: 10}", 'unknown key answers.kk; did you mean "k"?'),
+        ("models: {base: {kind: nano, hiden: 64}}", 'did you mean "hidden"?'),
+        ("models: {base: {kind: nanno}}", "models.base"),
+        ("arms: {a: {model: bass}}\nmodels: {base: {kind: nano}}", 'did you mean "base"?'),
+        ("answers: [", "is not valid YAML"),
+        ("- a", "must hold keys and values"),
+        ("answers: {k: many}", "answers.k"),
+        ("documents: {engine: litparse}\nliterature: lit", 'did you mean "liteparse"?'),
+    ],
+)
+def test_a_bad_study_is_one_sentence_and_exit_code_2(tmp_path: Path, yaml: str, said: str) -> None:
+    (tmp_path / "study.yaml").write_text(yaml)
+    (tmp_path / "lit").mkdir()
+    (tmp_path / "lit" / "a.pdf").write_bytes(b"%PDF-1.4")
+    run = ecg("run", "-C", str(tmp_path))
+    assert run.returncode == 2
+    assert said in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_no_study_and_no_literature_say_what_to_do(tmp_path: Path) -> None:
+    run = ecg("run", "-C", str(tmp_path))
+    assert run.returncode == 2
+    assert "ecg-llm init" in run.stderr
+    assert ecg("init", str(tmp_path / "new")).returncode == 0
+    (tmp_path / "new" / "literature").rmdir()
+    run = ecg("documents", "-C", str(tmp_path / "new"))
+    assert run.returncode == 1
+    assert "There is no folder" in run.stderr
+
+
+def test_an_empty_literature_folder_is_said(tmp_path: Path) -> None:
+    assert ecg("init", str(tmp_path / "new")).returncode == 0
+    run = ecg("run", "-C", str(tmp_path / "new"))
+    assert run.returncode == 1
+    assert "literature" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_init_refuses_to_overwrite_and_checks_paths(tmp_path: Path) -> None:
+    assert ecg("init", str(tmp_path)).returncode == 0
+    again = ecg("init", str(tmp_path))
+    assert again.returncode == 2
+    assert "holds a study already" in again.stderr
+    assert ecg("init", str(tmp_path / "b"), "--literature", "nowhere").returncode == 2
+    assert ecg("init", str(tmp_path / "b"), "--questions", "nowhere.csv").returncode == 2
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("preset", [*init.PRESETS, "demo"])
+def test_every_preset_is_a_study(tmp_path: Path, preset: str) -> None:
+    made = init.make(tmp_path / "s", preset)
+    assert (tmp_path / "s" / "study.yaml").exists()
+    assert made
+
+
+def test_unknown_step_table_and_set_are_usage_errors(tmp_path: Path) -> None:
+    ecg("init", str(tmp_path / "s"))
+    for arguments in (
+        ("run", "--to", "anwsers"),
+        ("show", "anwsers"),
+        ("run", "--set", "answers"),
+        ("run", "--set", "answers.kk=3"),
+        ("run", "--limit", "0"),
+        ("search",),
+    ):
+        run = ecg(*arguments, "-C", str(tmp_path / "s"))
+        assert run.returncode == 2, arguments
+        assert "Traceback" not in run.stderr
+
+
+def test_status_and_plugins_as_json(tmp_path: Path) -> None:
+    ecg("init", str(tmp_path / "s"))
+    run = ecg("status", "--json", "-C", str(tmp_path / "s"))
+    states = {row["step"]: row["state"] for row in json.loads(run.stdout)["steps"]}
+    assert states["documents"] == "absent"
+    assert states["answers/base"] == "waiting"
+    assert "liteparse" in json.loads(ecg("plugins", "--json").stdout)["pdf"]
