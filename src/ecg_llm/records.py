@@ -79,7 +79,9 @@ def digest(*parts: object, length: int = 16) -> str:
 class Row(BaseModel):
     """A row of a table: frozen, without unknown columns, NaN or infinity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     table: ClassVar[str]
     key_columns: ClassVar[tuple[str, ...]]

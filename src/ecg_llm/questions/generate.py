@@ -193,7 +193,7 @@ class LlmWriter:
         best, note = first, first.reason
         if second is not None:
             good = second.status == "ok" and not _problem(second)
-            best, note = (second, "asked twice") if good else (first, "asked twice in vain")
+            best, note = (second, "") if good else (first, "asked twice in vain")
         return Draft(
             draft_id=draft_id(window, kind),
             passage_ids=tuple(passage.passage_id for passage in window),
@@ -221,9 +221,9 @@ def window_text(window: Sequence[Passage]) -> str:
     parts: list[str] = []
     section = ""
     for passage in window:
-        if passage.section != section:
-            parts.append(f"[{passage.section}]")
+        if passage.section and passage.section != section:
             section = passage.section
+            parts.append(f"[{section}]")
         # The markers around the text must stay the only ones.
         parts.append(passage.text.replace("TEXT>>>", "TEXT"))
     return "\n\n".join(parts)
