@@ -32,8 +32,8 @@ SUPPORT = 0.5
 
 NOT_SELF_CONTAINED = re.compile(
     r"\b(?:(?:this|that|these|the (?:present|current|cited|above|presented|described|reported))"
-    r" (?:stud(?:y|ies)|trial|paper|article|review|case|cohort|report|work|patients?|survey)"
-    r"|(?:in|of|by|from|to) the (?:stud(?:y|ies)|authors?|paper|article|text|passage|excerpt)"
+    r" (?:stud(?:y|ies)|trial|paper|article|review|report|work|survey)"
+    r"|(?:in|of|by|from|to) the (?:stud(?:y|ies)|authors?|article|text|passage|excerpt)"
     r"|the (?:study|authors?|passage|excerpt)\b(?!['’]?s? (?:of|group))"
     r"|this (?:chapter|section|text|passage|document|guideline|figure|table|handbook)"
     r"|(?:the|in|see) (?:figure|fig\.|table|box|panel|chapter|section|equation)s? ?\d"
@@ -46,6 +46,16 @@ NOT_SELF_CONTAINED = re.compile(
     r"(?:studie|arbeit|artikel|kapitel|abschnitt|text|abbildung|tabelle|patient\w*|untersuchung)"
     r"|(?:laut|gemäß|im|aus dem) (?:dem )?(?:text|artikel|kapitel|abschnitt)"
     r"|(?:den|der|die) autoren|(?:oben|unten) (?:genannt|erwähnt|gezeigt|beschrieben)\w*)",
+    re.IGNORECASE,
+)
+POINTS_AT_PATIENT = re.compile(
+    r"\b(?:(?:this|these|that|those) (?:patients?|m[ae]n|wom[ae]n|child|infant|cases?|cohort)"
+    r"|(?:dieser?|diesem|diesen) patient\w*)\b",
+    re.IGNORECASE,
+)
+INTRODUCES_PATIENT = re.compile(
+    r"\b(?:an?|one|two|eine?|einem|einer|einen)\b[^.?!]*\b(?:patient\w*|m[ae]n|wom[ae]n|boy|girl"
+    r"|child|adult|infant|athlete|person|people|\w+-old|mann|frau|kind|\w+[-ä]jährige\w*)\b",
     re.IGNORECASE,
 )
 NOT_MEDICAL = re.compile(
@@ -174,6 +184,9 @@ def _problem(row: Question, window: Sequence[Passage], settings: Questions) -> P
     for text in (row.question, row.reference, *row.options):
         if found := NOT_SELF_CONTAINED.search(text):
             return Problem("not_self_contained", found.group())
+    found = POINTS_AT_PATIENT.search(row.question)
+    if found and not INTRODUCES_PATIENT.search(row.question[: found.start()]):
+        return Problem("not_self_contained", found.group())
     if found := NOT_MEDICAL.search(row.question):
         return Problem("not_medical", found.group())
     wanted, is_in = _language_wanted(window, settings), language_of(row.question)

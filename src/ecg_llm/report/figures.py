@@ -27,10 +27,10 @@ LABEL = 26
 
 
 class Point(NamedTuple):
-    """A value with its interval; filled where no other arm is clearly better."""
+    """A value with its interval, if any; filled where no other arm is clearly better."""
 
     label: str
-    value: float
+    value: float | None
     low: float | None
     high: float | None
     filled: bool
@@ -41,6 +41,7 @@ class Panel(NamedTuple):
 
     title: str
     points: Sequence[Point]
+    """The same labels in the same order in every panel of a figure."""
     percent: bool = False
     reference: float | None = None
     """Where a dashed line is drawn: the level of guessing."""
@@ -93,6 +94,8 @@ def curve_plot(curves: Sequence[Curve], description: str, label: str) -> str:
 def _draw_panel(axes: Any, panel: Panel) -> None:
     scale = 100 if panel.percent else 1
     for height, point in enumerate(panel.points):
+        if point.value is None:
+            continue
         if point.low is not None and point.high is not None:
             ends = [point.low * scale, point.high * scale]
             axes.plot(ends, [height, height], color=FIRST, linewidth=1.6, solid_capstyle="butt")
@@ -155,14 +158,15 @@ def _svg(figure: Any, description: str) -> str:
         figure.savefig(target, format="svg", metadata=metadata)
     text = target.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
-    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    for noise in (
+        r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<!--.*?-->",
+        r' xmlns(:xlink)?="[^"]*"', r'(?<=<g) id="[^"]*"', r" font-family: [^;]*;",
+    ):  # fmt: skip
+        text = re.sub(noise, "", text, flags=re.DOTALL)
     prefix = "f" + digest(text, description, length=8)
     text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{prefix}-", text)
     for drawn, shown in PAGE_COLOURS.items():
         text = text.replace(drawn, shown)
-    text = "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
+    text = " ".join(text.split()).replace("> <", "><")
     alternative = description.translate({38: "&amp;", 60: "&lt;", 62: "&gt;", 34: "&quot;"})
     return text.replace("<svg", f'<svg role="img" aria-label="{alternative}"', 1)

@@ -1,0 +1,276 @@
+"""Documents cut into passages at headings and sentences, with exact offsets."""
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+from ecg_llm import config
+from ecg_llm.contracts import TokenCounter
+from ecg_llm.corpus.clean import HEADING, Section, page_at, sections
+from ecg_llm.records import Document, Passage
+
+ABBREVIATIONS = frozenset(
+    """
+    fig figs tab tabs ref refs eq eqs sec ch chap vol no nos nr pp p ed eds et al cf ca approx resp
+    vs viz e.g i.e a.k.a etc dr prof mr mrs ms st jr sr inc ltd dept univ hosp med cardiol circ
+    electrocardiol physiol j am eur int clin engl n.engl dtsch wochenschr min max sek std mm cm ml
+    z.b d.h u.a u.u o.ä o.a i.d.r s.o s.u v.a z.t i.v p.o s.c i.m b.i.d t.i.d q.d p.r.n abb bzw ggf
+    evtl usw inkl exkl vgl bspw sog dipl priv.-doz hrsg aufl bd jh nachm vorm str tel ff fa geb
+    jan feb mar apr jun jul aug sep sept oct okt nov dec dez
+    """.split()  # noqa: SIM905 - a list of 130 quoted words is no easier to read
+)
+"""Words before a full stop that rarely end a sentence, in lower case without the last stop."""
+ENDING = frozenset("al etc min max mm cm ml p.o i.v s.c i.m usw ms mr no am".split())  # noqa: SIM905
+"""Abbreviations that also end sentences: they do where a word in capitals of its own follows."""
+OPENERS = frozenset(
+    """
+    the a an this these that those in on at for from with when where while if as it its we our they
+    he she there however thus therefore moreover although after before during both all each most
+    patients results figure table der die das dies diese dieser dieses ein eine einer im in am an
+    bei beim zur zum für mit nach vor wenn weil während es er sie wir ihr auch sowohl daher dabei
+    patienten abbildung tabelle
+    """.split()  # noqa: SIM905
+)
+STOP = re.compile(r"[.!?…]+[\"'”’»«)\]]*(?=\s)|[。！？]")
+NEXT = re.compile(r"\s+[\"'“„‘«(\[*_]*(?:[^\W\d_]?[A-ZÄÖÜÀ-ÝΑ-Ω]|\d|[βα][A-Z]|§)")
+MONTHS = frozenset(
+    """
+    january february march april may june july august september october november december januar
+    februar märz mai juni juli oktober dezember jahrhundert grades lebensjahr tag woche
+    """.split()  # noqa: SIM905
+)
+
+
+def sentences(text: str) -> list[tuple[int, int]]:
+    """Return (start, end) of every sentence, in order, without the space around it.
+
+    Headings, table rows and list items stand alone; a line end inside a paragraph ends nothing.
+    Full stops of abbreviations ("Fig. 3", "e.g.", "z. B."), numbers ("0.12 s", "am 3. Oktober")
+    and initials end no sentence.
+    """
+    found = []
+    for start, end in _blocks(text):
+        begin = start
+        for match in STOP.finditer(text, start, end):
+            if match.end() < end and _ends_sentence(text, begin, match):
+                found.append((begin, match.end()))
+                begin = match.end()
+                while begin < end and text[begin].isspace():
+                    begin += 1
+        if begin < end:
+            found.append((begin, end))
+    return found
+
+
+def cut(
+    document: Document, text: str, count: TokenCounter, settings: config.Passages
+) -> list[Passage]:
+    """Return the document's passages in order; `text[start:end] == passage.text` for each.
+
+    A passage stays under one heading path and of one kind, ends with a sentence or a table row
+    where one ends within the budget, and else with a word. Headings belong to the passage that
+    they head. `tokens` counts by `count` whatever the unit of the budget.
+
+    Args:
+        document: Its row; `quality["hidden_spans"]` holds the offsets of invisible text.
+        text: Its text.
+        count: Tokens of texts; called for the distinct words once and for the passages once.
+        settings: Budget, overlap and unit.
+    """
+    ruler = _Ruler(text, count, settings)
+    spans = [
+        (part, hidden, span)
+        for part, hidden in _visible(_merged(text), _hidden_spans(document))
+        for span in ruler.spans(part.start, part.end)
+    ]
+    counted = count([text[start:end] for _, _, (start, end) in spans])
+    return [
+        Passage(
+            passage_id=Passage.id_for(document.doc_id, start, end, text[start:end]),
+            doc_id=document.doc_id,
+            start=start,
+            end=end,
+            page_from=page_at(document.page_starts, start),
+            page_to=page_at(document.page_starts, end - 1),
+            section=" > ".join(part.headings),
+            kind=part.kind,
+            hidden=hidden,
+            text=text[start:end],
+            tokens=tokens,
+        )
+        for (part, hidden, (start, end)), tokens in zip(spans, counted, strict=True)
+    ]
+
+
+class _Word(NamedTuple):
+    start: int
+    end: int
+
+
+class _Ruler:
+    """Measures stretches of a text in the unit of the budget, by its words."""
+
+    def __init__(self, text: str, count: TokenCounter, settings: config.Passages) -> None:
+        self._budget = settings.tokens
+        self._overlap = min(settings.overlap, settings.tokens // 2)
+        longest = settings.tokens  # a longer run of letters (no spaces, a key) is cut inside
+        self._words = [
+            _Word(match.start(), match.end()) for match in re.finditer(rf"\S{{1,{longest}}}", text)
+        ]
+        self._starts = [word.start for word in self._words]
+        self._characters = settings.unit == "characters"
+        self._sums = [0]
+        if not self._characters:
+            strings = [text[start:end] for start, end in self._words]
+            distinct = list(dict.fromkeys(strings))
+            costs = dict(zip(distinct, count(distinct), strict=True)) if distinct else {}
+            self._sums = list(accumulate((costs[string] for string in strings), initial=0))
+        self._sentences = [bisect_left(self._starts, start) for start, _ in sentences(text)]
+
+    def spans(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield the passages of text[start:end] as offsets, each within the budget."""
+        first, stop = bisect_left(self._starts, start), bisect_left(self._starts, end)
+        reached = first
+        while reached < stop:
+            limit = self._furthest(first, stop)
+            place = self._last_sentence(reached, limit, stop)
+            if place is None and first < reached:  # the overlap leaves no room: do without
+                first = reached
+                continue
+            last = place or max(limit, reached + 1)
+            yield self._words[first].start, min(self._words[last - 1].end, end)
+            reached = last
+            first = self._back(first, last) if last < stop else last
+
+    def _length(self, first: int, last: int) -> int:
+        if self._characters:
+            return self._words[last - 1].end - self._words[first].start
+        return self._sums[last] - self._sums[first]
+
+    def _furthest(self, first: int, stop: int) -> int:
+        """Return the word after the last that fits with `first` into the budget."""
+        low, high = first, stop
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self._length(first, middle) <= self._budget:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _last_sentence(self, reached: int, limit: int, stop: int) -> int | None:
+        """Return the last sentence start in (reached, limit], or None."""
+        if limit >= stop:
+            return stop
+        index = bisect_right(self._sentences, limit) - 1
+        place = self._sentences[index] if index >= 0 else 0
+        return place if place > reached else None
+
+    def _back(self, first: int, last: int) -> int:
+        """Return where the next passage starts so that it repeats at most the overlap."""
+        if not self._overlap:
+            return last
+        start = last
+        while start > first + 1 and self._length(start - 1, last) <= self._overlap:
+            start -= 1
+        sentence = bisect_left(self._sentences, start)
+        if sentence < len(self._sentences) and self._sentences[sentence] < last:
+            return self._sentences[sentence]
+        return start
+
+
+def _merged(text: str) -> list[Section]:
+    """Return the sections, those that hold nothing but headings joined to the next."""
+    merged: list[Section] = []
+    pending: Section | None = None
+    for section in sections(text):
+        lines = text[section.start : section.end].split("\n")
+        bare = all(not line.strip() or HEADING.match(line) for line in lines)
+        deeper = pending is not None and (
+            section.kind == pending.kind or section.kind in ("table", "caption")
+        )
+        if pending is not None:
+            if deeper and section.headings[: len(pending.headings)] == pending.headings:
+                section = section._replace(start=pending.start)
+            else:
+                merged.append(pending)
+        pending = section if bare else None
+        if not bare:
+            merged.append(section)
+    return [*merged, pending] if pending else merged
+
+
+def _hidden_spans(document: Document) -> list[tuple[int, int]]:
+    flat = document.quality.get("hidden_spans", ())
+    return list(zip(flat[::2], flat[1::2], strict=False)) if isinstance(flat, tuple) else []
+
+
+def _visible(
+    parts: Sequence[Section], hidden: Sequence[tuple[int, int]]
+) -> Iterator[tuple[Section, bool]]:
+    """Yield the sections cut where hidden text begins and ends, and whether they are hidden."""
+    for part in parts:
+        at = part.start
+        for start, end in hidden:
+            if start < part.end and end > at:
+                if start > at:
+                    yield part._replace(start=at, end=start), False
+                yield part._replace(start=max(start, at), end=min(end, part.end)), True
+                at = min(end, part.end)
+        if at < part.end:
+            yield part._replace(start=at), False
+
+
+def _blocks(text: str) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of every paragraph, heading, table row and list item."""
+    alone: Callable[[str], object] = re.compile(
+        r"#{1,6}\s|\||```|\s*[-*+•]\s|\s*\d{1,3}[.)]\s"
+    ).match
+    begin = end = offset = 0
+    closed = True
+    for line in text.splitlines(keepends=True):
+        bare = line.strip()
+        separate = bool(alone(line))
+        if (not bare or separate) and begin < end:
+            yield begin, end
+            begin = end
+        if bare:
+            left = offset + len(line) - len(line.lstrip())
+            if begin >= end or closed:
+                begin = left
+            end = offset + len(line.rstrip())
+        if bare and (line.startswith(("#", "|", "```"))):
+            yield begin, end
+            begin = end
+        closed = begin >= end
+        offset += len(line)
+    if begin < end:
+        yield begin, end
+
+
+def _ends_sentence(text: str, begin: int, stop: re.Match[str]) -> bool:
+    """Tell whether this stop ends the sentence that began at `begin`."""
+    if stop[0][0] in "。！？":
+        return True
+    if not NEXT.match(text, stop.end()):
+        return False
+    if stop[0][0] != ".":
+        return True
+    before = text[max(begin, stop.start() - 30) : stop.start()].split()
+    word = before[-1].lstrip("([\"'„“") if before else ""
+    after = re.match(r"\s+[\"'“„(\[]*(\w+)", text[stop.end() : stop.end() + 40])
+    following = after[1] if after else ""
+    bare = word.lower()
+    if word.isdigit():
+        # "am 3. Oktober", "des 2. Grades", "2. Methods" are no ends; "in 2008. The" is one
+        dated = following.lower() in MONTHS or len(before) == 1
+        return not dated and (len(word) > 2 or following.lower() in OPENERS)
+    if len(bare) == 1 and bare.isalpha():
+        # initials and "z. B."; "lead I. The" and "vitamin K. The" are ends
+        return following.lower() in OPENERS and word.isupper()
+    if bare in ABBREVIATIONS or re.fullmatch(r"(?:[a-zäöü]\.)+[a-zäöü]", bare):
+        ends = bare in ENDING or "." in bare
+        return ends and following.lower() in OPENERS and following[:1].isupper()
+    return True

@@ -1,0 +1,305 @@
+"""What went in and what came of it: counts that add up to the tables, and sample questions."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from ecg_llm.config import ApiModelConfig, Study
+from ecg_llm.records import (
+    DOCUMENT_REASONS,
+    LETTERS,
+    METRICS,
+    QUESTION_REASONS,
+    Answer,
+    Document,
+    Draft,
+    Judgement,
+    Passage,
+    Question,
+    Score,
+)
+
+SAMPLES = 10
+SHOWN_CHARACTERS = 1200
+"""Of an answer; the rest is in answers.jsonl."""
+
+
+class CountTable(NamedTuple):
+    """A table of counts; the first `words` columns hold words, the others numbers."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str | int, ...], ...]
+    words: int = 1
+    note: str = ""
+
+
+class Stage(NamedTuple):
+    """One stage of the chain and how many rows it made."""
+
+    name: str
+    rows: int
+    about: str
+
+
+class Unread(NamedTuple):
+    """A file that was not read, or not in full."""
+
+    path: str
+    status: str
+    reason: str
+    note: str
+
+
+class SampleAnswer(NamedTuple):
+    """What one arm replied to a sample question."""
+
+    arm: str
+    text: str
+    cut: int
+    """Characters left out."""
+    status: str
+    mark: str
+    right: bool | None
+    sources: tuple[str, ...]
+
+
+class Sample(NamedTuple):
+    """A question with every arm's answer."""
+
+    question: Question
+    options: tuple[tuple[str, str, bool], ...]
+    source: str
+    answers: tuple[SampleAnswer, ...]
+
+
+def stages(
+    documents: Sequence[Document],
+    passages: Sequence[Passage],
+    drafts: Sequence[Draft],
+    questions: Sequence[Question],
+    answers: Sequence[Answer],
+    scores: Sequence[Score],
+) -> list[Stage]:
+    """Return how many rows each stage made."""
+    read = sum(row.status in ("ok", "partial") for row in documents)
+    kept = sum(row.status == "kept" for row in questions)
+    failed = sum(row.status == "error" for row in answers)
+    missing = sum(row.status in ("unparsed", "error") for row in scores)
+    return [
+        Stage("documents", len(documents), f"{read:,} read"),
+        Stage("passages", len(passages), f"{sum(row.tokens for row in passages):,} tokens"),
+        Stage("drafts", len(drafts), f"{sum(row.status == 'ok' for row in drafts):,} usable"),
+        Stage("questions", len(questions), f"{kept:,} kept"),
+        Stage("answers", len(answers), f"{failed:,} failed"),
+        Stage("scores", len(scores), f"{missing:,} without a value"),
+    ]
+
+
+def count_tables(
+    documents: Sequence[Document],
+    passages: Sequence[Passage],
+    drafts: Sequence[Draft],
+    questions: Sequence[Question],
+    answers: Sequence[Answer],
+    judgements: Sequence[Judgement],
+    scores: Sequence[Score],
+) -> list[CountTable]:
+    """Return the counts of every table by what decides a row's fate; empty tables are left out."""
+    by_reason = ((row.status, DOCUMENT_REASONS.get(row.reason, row.reason)) for row in documents)
+    kinds = ((f"{row.kind}{', hidden' if row.hidden else ''}",) for row in passages)
+    dropped = (
+        (QUESTION_REASONS.get(row.reason, row.reason),) for row in questions if row.status != "kept"
+    )
+    made = [
+        CountTable("Documents", ("Status", "Reason", "Files"), _counted(by_reason), 2),
+        CountTable("Passages", ("Kind", "Passages"), _counted(kinds)),
+        _crossed("Drafts", "Kind", ((row.kind, row.status) for row in drafts)),
+        _crossed(
+            "Questions", "Set, split and kind",
+            ((f"{row.subset}, {row.kind}", row.status) for row in questions),
+        ),
+        CountTable("Questions dropped", ("Why", "Questions"), _counted(dropped)),
+        _crossed("Answers", "Arm", ((row.arm, row.status) for row in answers)),
+        _crossed("Judgements", "Judge", ((row.judge, row.status) for row in judgements)),
+        _crossed(
+            "Scores", "Metric",
+            ((METRICS[s.metric].label if s.metric in METRICS else s.metric, s.status)
+             for s in scores),
+        ),
+    ]  # fmt: skip
+    return [table for table in made if table.rows]
+
+
+def cost_table(study: Study, answers: Sequence[Answer]) -> CountTable | None:
+    """Return the tokens an answer of each arm takes, and its cost where prices are set."""
+    by_arm: dict[str, list[Answer]] = defaultdict(list)
+    for answer in answers:
+        by_arm[answer.arm].append(answer)
+    rows = []
+    for arm, own in sorted(by_arm.items()):
+        tokens_in = sum(row.tokens_in for row in own)
+        tokens_out = sum(row.tokens_out for row in own)
+        model = study.models.get(study.arms[arm].model) if arm in study.arms else None
+        cost = 0.0
+        if isinstance(model, ApiModelConfig):
+            cost = (tokens_in * model.price_in + tokens_out * model.price_out) / 1e6
+        rows.append(
+            (
+                arm, f"{tokens_in / len(own):,.0f}", f"{tokens_out / len(own):,.0f}",
+                f"{sum(len(row.passages) for row in own) / len(own):.1f}",
+                f"{cost:.2f}" if cost else "–",
+            )
+        )  # fmt: skip
+    header = ("Arm", "Tokens read", "Tokens written", "Passages shown", "Cost of all")
+    return CountTable("Effort per answer", header, tuple(rows)) if rows else None
+
+
+def retrieval_table(
+    answers: Sequence[Answer], questions: Sequence[Question], passages: Sequence[Passage]
+) -> CountTable | None:
+    """Return how often the passage or document behind a question was among those shown."""
+    by_id = {row.question_id: row for row in questions}
+    document_of = {row.passage_id: row.doc_id for row in passages}
+    tried: Counter[tuple[str, str]] = Counter()
+    passage_found, document_found = tried.copy(), tried.copy()
+    arms = {answer.arm for answer in answers if answer.passages}
+    for answer in answers:
+        question = by_id.get(answer.question_id)
+        if answer.arm not in arms or question is None or not question.passage_id:
+            continue
+        if answer.repeat or answer.permutation:
+            continue
+        place = (answer.arm, question.subset)
+        shown = {citation.passage_id for citation in answer.passages}
+        tried[place] += 1
+        passage_found[place] += question.passage_id in shown
+        document_found[place] += question.doc_id in {document_of.get(p) for p in shown}
+    rows = tuple(
+        (*place, n, passage_found[place], document_found[place])
+        for place, n in sorted(tried.items())
+    )
+    header = ("Arm", "Subset", "Questions", "Its passage shown", "Its document shown")
+    return CountTable("Did retrieval find the source?", header, rows, 2) if rows else None
+
+
+def unread(documents: Sequence[Document]) -> list[Unread]:
+    """Return the files that were not read, or not in full, with the reason."""
+    return [
+        Unread(row.path, row.status, DOCUMENT_REASONS.get(row.reason, row.reason), row.note)
+        for row in sorted(documents, key=lambda row: (row.status != "unreadable", row.path))
+        if row.status != "ok"
+    ]
+
+
+def samples(
+    order: Sequence[str],
+    documents: Sequence[Document],
+    passages: Sequence[Passage],
+    questions: Sequence[Question],
+    answers: Sequence[Answer],
+    scores: Sequence[Score],
+) -> list[Sample]:
+    """Return ten answered questions, spread over subsets and kinds, with every arm's answer."""
+    first = [row for row in answers if row.repeat == 0 and row.permutation == 0]
+    answered: dict[str, dict[str, Answer]] = defaultdict(dict)
+    for answer in first:
+        answered[answer.question_id][answer.arm] = answer
+    chosen = _spread([row for row in questions if row.question_id in answered])
+    wanted = {row.question_id for row in chosen}
+    marks = {
+        (s.question_id, s.arm, s.metric): s
+        for s in scores
+        if s.question_id in wanted and s.repeat == 0 and s.permutation == 0
+    }
+    path_of = {row.doc_id: row.path for row in documents if row.status in ("ok", "partial")}
+    place_of = {row.passage_id: _place(row, path_of) for row in passages}
+    made = []
+    for question in chosen:
+        arms = answered[question.question_id]
+        names = [a for a in order if a in arms] + sorted(set(arms) - set(order))
+        options = tuple(
+            (letter, option, letter == question.answer)
+            for letter, option in zip(LETTERS, question.options, strict=False)
+        )
+        source = place_of.get(question.passage_id) or path_of.get(question.doc_id, "")
+        shown = tuple(_sample_answer(question, arms[name], marks, place_of) for name in names)
+        made.append(Sample(question, options, source, shown))
+    return made
+
+
+def _counted(names_of_rows: Iterable[tuple[str, ...]]) -> tuple[tuple[str | int, ...], ...]:
+    """Return the rows of a count, the most frequent first, with their total."""
+    counts = Counter(names_of_rows)
+    rows: list[tuple[str | int, ...]] = []
+    for names, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        rows.append((*names, n))
+    if len(rows) > 1:
+        blank = [""] * (len(rows[0]) - 2)
+        rows.append(("All", *blank, sum(counts.values())))
+    return tuple(rows)
+
+
+def _crossed(title: str, name: str, pairs: Iterable[tuple[str, str]]) -> CountTable:
+    """Return a table of counts by name and status, with totals."""
+    counts = Counter(pairs)
+    statuses = sorted(
+        {status for _, status in counts}, key=lambda s: (s not in ("ok", "kept", "scored"), s)
+    )
+    names = sorted({row for row, _ in counts})
+    rows: list[tuple[str | int, ...]] = []
+    for row in names:
+        cells = [counts[row, status] for status in statuses]
+        rows.append((row, *cells, sum(cells)))
+    if len(rows) > 1:
+        totals = [sum(counts[row, status] for row in names) for status in statuses]
+        rows.append(("All", *totals, sum(totals)))
+    header = (name, *(status.replace("_", " ") for status in statuses), "all")
+    return CountTable(title, header, tuple(rows))
+
+
+def _spread(questions: Sequence[Question]) -> list[Question]:
+    """Return up to ten questions, taken in turn from each subset and kind."""
+    groups: dict[tuple[str, str], list[Question]] = defaultdict(list)
+    for question in sorted(questions, key=lambda row: row.question_id):
+        groups[question.subset, question.kind].append(question)
+    queues = [groups[name] for name in sorted(groups)]
+    turns = [queue[i] for i in range(SAMPLES) for queue in queues if i < len(queue)]
+    return turns[:SAMPLES]
+
+
+def _place(passage: Passage, path_of: Mapping[str, str]) -> str:
+    pages = f"p. {passage.page_from}"
+    if passage.page_to != passage.page_from:
+        pages += f"–{passage.page_to}"
+    return f"{path_of.get(passage.doc_id, passage.doc_id)}, {pages}"
+
+
+def _sample_answer(
+    question: Question,
+    answer: Answer,
+    marks: Mapping[tuple[str, str, str], Score],
+    place_of: Mapping[str, str],
+) -> SampleAnswer:
+    metrics = ("accuracy",) if question.kind == "choice" else (
+        "verdict", "reference_similarity", "rouge1",
+    )  # fmt: skip
+    found = [marks.get((answer.question_id, answer.arm, metric)) for metric in metrics]
+    score = next((score for score in found if score is not None), None)
+    mark, right = "", None
+    if score is not None and score.value is None:
+        mark = score.status.replace("_", " ")
+        right = False if score.status in ("unparsed", "error") else None
+    elif score is not None and score.value is not None:
+        if question.kind == "choice":
+            right = score.value == 1
+            mark = f"{score.label} {'right' if right else 'wrong'}".strip()
+        else:
+            mark = f"{score.value:.2f} {METRICS[score.metric].label}"
+    text = answer.text.strip()
+    return SampleAnswer(
+        answer.arm, text[:SHOWN_CHARACTERS], max(0, len(text) - SHOWN_CHARACTERS),
+        "" if answer.status == "ok" else f"{answer.status}: {answer.reason}".rstrip(": "),
+        mark, right,
+        tuple(dict.fromkeys(place_of.get(c.passage_id, c.passage_id) for c in answer.passages)),
+    )  # fmt: skip

@@ -1,0 +1,217 @@
+"""The report of a study: one self-contained HTML file, and a short table for the terminal."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import NamedTuple, TypeVar, cast
+
+from ecg_llm.config import NanoModelConfig, Study
+from ecg_llm.records import (
+    Answer,
+    Document,
+    Draft,
+    Estimate,
+    Judgement,
+    Passage,
+    Question,
+    Row,
+    Score,
+    Training,
+)
+from ecg_llm.report import counts, results
+from ecg_llm.report.figures import Curve, curve_plot
+from ecg_llm.stats import ranking
+
+R = TypeVar("R", bound=Row)
+PHASES = {"pretrain": "continued pretraining", "tune": "fine-tuning"}
+
+
+class TrainingPlot(NamedTuple):
+    """One training job with its curve and its last figures."""
+
+    name: str
+    phase: str
+    figure: str
+    steps: int
+    tokens: int
+    loss: str
+    eval_loss: str
+    eval_choice: str
+
+
+def build(
+    study: Study,
+    tables: Mapping[str, Sequence[Row]],
+    manifests: Mapping[str, Mapping[str, object]],
+    notes: Sequence[str] = (),
+) -> str:
+    """Return the report as one HTML page without any outside asset.
+
+    Equal inputs give equal bytes: no date, duration or random id is in it. Everything from the
+    tables is escaped; model output is data.
+
+    Args:
+        study: the settings.
+        tables: name -> rows; absent and empty tables leave their section out.
+        manifests: step -> its manifest.
+        notes: sentences shown on top.
+    """
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    folder = resources.files("ecg_llm.report").joinpath("templates")
+    environment = Environment(
+        loader=FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
+    )  # fmt: skip
+    page = environment.get_template("report.html")
+    return page.render(**_content(study, tables, manifests, notes))
+
+
+def summary_table(estimates: Sequence[Estimate]) -> list[tuple[str, ...]]:
+    """Return a short table of results, arms by headline metrics; the first row is the header.
+
+    A cell is "61.2 (52.0 to 69.1) #1": value, 95 % interval and rank.
+    """
+    means = {(row.subset, row.arm, row.metric): row for row in estimates if not row.against}
+    wanted = ("accuracy", "verdict", "reference_similarity", "human", "rougeL", "bertscore")
+    metrics = [m for m in wanted if any(key[2] == m for key in means)]
+    header = ("subset", "arm", *(f"{m} %" if results.is_percent(m) else m for m in metrics))
+    lines = [header]
+    for subset, arm in sorted({key[:2] for key in means}):
+        cells = [_short_cell(means.get((subset, arm, metric))) for metric in metrics]
+        if any(cells):
+            lines.append((subset, arm, *cells))
+    return lines
+
+
+def _short_cell(row: Estimate | None) -> str:
+    if row is None or row.value is None:
+        return ""
+    limits = f" ({results.interval(row)})" if row.low is not None else ""
+    return results.number(row.value, row.metric) + limits + (f" #{row.rank}" if row.rank else "")
+
+
+def _content(
+    study: Study,
+    tables: Mapping[str, Sequence[Row]],
+    manifests: Mapping[str, Mapping[str, object]],
+    notes: Sequence[str],
+) -> dict[str, object]:
+    """Return what the template shows."""
+    documents = _rows(tables, Document)
+    passages = _rows(tables, Passage)
+    drafts = _rows(tables, Draft)
+    questions = _rows(tables, Question)
+    answers = _rows(tables, Answer)
+    judgements = _rows(tables, Judgement)
+    scores = _rows(tables, Score)
+    estimates = _rows(tables, Estimate)
+    order = list(study.arms)
+    declared = study.estimates.comparisons
+    flow = counts.count_tables(documents, passages, drafts, questions, answers, judgements, scores)
+    extra = (
+        counts.retrieval_table(answers, questions, passages),
+        counts.cost_table(study, answers),
+    )
+    return {
+        "study": study,
+        "notes": [*notes, *_notes_of(manifests)],
+        "nano_arms": _nano_arms(study),
+        "findings": results.findings(estimates, declared),
+        "overall": _overall(estimates),
+        "layer_titles": {name: results.TITLES[name][0] for name in ranking.LAYERS},
+        "layers": results.layers(estimates, questions, order),
+        "label": results.label,
+        "is_percent": results.is_percent,
+        "families": results.families(estimates, declared),
+        "declared": bool(declared),
+        "training": _training(_rows(tables, Training)),
+        "stages": counts.stages(documents, passages, drafts, questions, answers, scores),
+        "count_tables": [*flow, *(table for table in extra if table)],
+        "unread": counts.unread(documents),
+        "documents": len(documents),
+        "samples": counts.samples(order, documents, passages, questions, answers, scores),
+        "answer_models": _answer_models(answers),
+        "packages": _packages(manifests),
+        "hosts": sorted({str(h) for m in manifests.values() for h in _list(m.get("hosts"))}),
+        "machines": sorted({str(m["machine"]) for m in manifests.values() if m.get("machine")}),
+        "steps": [(name, m) for name, m in manifests.items() if m],
+        "settings": json.dumps(study.model_dump(mode="json"), indent=2, ensure_ascii=False),
+    }
+
+
+def _rows(tables: Mapping[str, Sequence[Row]], row: type[R]) -> list[R]:
+    return cast("list[R]", list(tables.get(row.table, ())))
+
+
+def _overall(estimates: Sequence[Estimate]) -> dict[str, list[ranking.OverallRank]]:
+    """Return the overall ranking by subset, the pooled one first."""
+    tables: dict[str, list[ranking.OverallRank]] = defaultdict(list)
+    for row in ranking.overall(estimates):
+        tables[row.subset].append(row)
+    return dict(sorted(tables.items(), key=lambda item: (item[0] != ranking.POOLED, item[0])))
+
+
+def _nano_arms(study: Study) -> list[str]:
+    return [
+        name
+        for name, arm in study.arms.items()
+        if isinstance(study.models[arm.model], NanoModelConfig)
+    ]
+
+
+def _training(rows: Sequence[Training]) -> list[TrainingPlot]:
+    """Return a plot for each training job, in order of the table."""
+    jobs: dict[tuple[str, str], list[Training]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row.key):
+        jobs[row.adapter, row.phase].append(row)
+    made = []
+    for (name, phase), job in jobs.items():
+        loss = [(row.step, row.loss) for row in job if row.loss is not None]
+        held_out = [(row.step, row.eval_loss) for row in job if row.eval_loss is not None]
+        choice = [row.eval_choice for row in job if row.eval_choice is not None]
+        curves = [
+            Curve(title, *zip(*points, strict=True))
+            for title, points in (("training", loss), ("validation", held_out))
+            if points
+        ]
+        figure = ""
+        if curves:
+            figure = curve_plot(curves, f"Loss of {name} over the steps of {PHASES[phase]}", "loss")
+        made.append(
+            TrainingPlot(
+                name, PHASES[phase], figure, job[-1].step, max(row.tokens for row in job),
+                f"{loss[-1][1]:.3f}" if loss else "–",
+                f"{held_out[-1][1]:.3f}" if held_out else "–",
+                f"{100 * choice[-1]:.1f} %" if choice else "–",
+            )
+        )  # fmt: skip
+    return made
+
+
+def _answer_models(answers: Sequence[Answer]) -> dict[str, str]:
+    """Return the full names of the models that answered, by arm."""
+    names: dict[str, set[str]] = defaultdict(set)
+    for answer in answers:
+        names[answer.arm].add(answer.model)
+    return {arm: ", ".join(sorted(models - {""})) for arm, models in names.items()}
+
+
+def _packages(manifests: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
+    """Return package -> version, or versions where steps ran with different ones."""
+    versions: dict[str, set[str]] = defaultdict(set)
+    for manifest in manifests.values():
+        packages = manifest.get("packages")
+        if isinstance(packages, Mapping):
+            for package, version in packages.items():
+                versions[str(package)].add(str(version))
+    return {package: ", ".join(sorted(found)) for package, found in sorted(versions.items())}
+
+
+def _notes_of(manifests: Mapping[str, Mapping[str, object]]) -> list[str]:
+    return [f"{name}: {note}" for name, m in manifests.items() for note in _list(m.get("notes"))]
+
+
+def _list(value: object) -> Sequence[object]:
+    return value if isinstance(value, list | tuple) else ()

@@ -1,0 +1,403 @@
+"""Estimates to what a reader sees: sentences, tables, figures and differences."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from ecg_llm.records import METRICS, Estimate, Question
+from ecg_llm.report.figures import Panel, Point, interval_plot
+from ecg_llm.stats.ranking import LAYERS
+
+SIGNIFICANT = 0.05
+SHOWN: Mapping[str, tuple[str, ...]] = {
+    "choice": ("accuracy", "accuracy_likelihood", "accuracy_likelihood_per_token"),
+    "judge": ("verdict", "reference_similarity"),
+    "human": ("human",),
+    "text": ("rouge1", "rougeL", "bleu", "bertscore"),
+    "other": ("words", "reference_likelihood"),
+}
+"""Metrics of a layer that have a column; the others stand in the full list below the table."""
+TITLES: Mapping[str, tuple[str, str]] = {
+    "choice": ("Multiple choice", "The share of questions whose right option the arm named."),
+    "judge": (
+        "Correctness of open answers",
+        "How far an open answer says what the reference says.",
+    ),
+    "human": ("Experts' ratings", "What people who know the subject made of the answers."),
+    "text": (
+        "Wording",
+        "How much of the reference's wording an open answer shares. This shows style as much as "
+        "knowledge: a right answer in other words scores low.",
+    ),
+    "other": ("Further figures", "Neither better nor worse when higher, and not ranked."),
+}
+SPLITS: Mapping[str, str] = {
+    "test": "documents that no arm was trained on",
+    "test_seen": "new questions on documents that tuned arms were trained on",
+    "rated": "questions that experts rated",
+}
+LEADS: Mapping[str, str] = {
+    "accuracy": "{arm} answered {value} of {n} multiple-choice questions correctly",
+    "verdict": "{arm} has the highest mean verdict of the judges, {value} on {n} open questions",
+    "reference_similarity": "{arm} comes closest to the reference answers, {value} on {n} open "
+    "questions",
+    "human": "{arm} has the highest mean rating by experts, {value} on {n} questions",
+    "rougeL": "{arm} comes closest to the reference's wording, ROUGE-L {value} on {n} open "
+    "questions",
+}
+"""The first sentence about the leading arm, by metric, in the order in which they are told."""
+
+
+class Cell(NamedTuple):
+    """A value as printed, with its interval and rank."""
+
+    value: str = "–"
+    interval: str = ""
+    rank: str = ""
+    tied_best: bool = False
+
+
+class ArmRow(NamedTuple):
+    """One arm of a table of results."""
+
+    arm: str
+    cells: tuple[Cell, ...]
+    questions: str
+    clusters: str
+    missing: str
+
+
+class SubsetTable(NamedTuple):
+    """The arms on one subset in one layer."""
+
+    subset: str
+    about: str
+    figure: str
+    metrics: tuple[str, ...]
+    rows: tuple[ArmRow, ...]
+
+
+class FullRow(NamedTuple):
+    """Everything about one mean."""
+
+    subset: str
+    metric: str
+    arm: str
+    value: str
+    interval: str
+    rank: str
+    adjusted: str
+    places: str
+    best: str
+    questions: int
+    clusters: int
+    missing: str
+    method: str
+
+
+class Layer(NamedTuple):
+    """One layer of evaluation."""
+
+    name: str
+    title: str
+    lead: str
+    tables: tuple[SubsetTable, ...]
+    full: tuple[FullRow, ...]
+
+
+class DifferenceRow(NamedTuple):
+    """One paired difference."""
+
+    a: str
+    b: str
+    value: str
+    interval: str
+    p: str
+    p_adjusted: str
+    questions: int
+    verdict: str
+
+
+class Family(NamedTuple):
+    """The differences that are corrected together: one metric on one subset."""
+
+    metric: str
+    subset: str
+    rows: tuple[DifferenceRow, ...]
+    distinguishable: int
+
+
+class Finding(NamedTuple):
+    """What the study found on one subset, in sentences."""
+
+    subset: str
+    about: str
+    sentences: tuple[str, ...]
+
+
+def label(metric: str) -> str:
+    """Return the metric's name for readers."""
+    return METRICS[metric].label if metric in METRICS else metric
+
+
+def is_percent(metric: str) -> bool:
+    """Whether the metric is a share of right answers, shown in percent."""
+    return metric in METRICS and METRICS[metric].binary
+
+
+def number(value: float | None, metric: str, *, signed: bool = False) -> str:
+    """Return a value as the report prints it, with a true minus sign."""
+    if value is None:
+        return "–"
+    digits = 1 if is_percent(metric) or metric == "words" else 3
+    text = f"{value * (100 if is_percent(metric) else 1):{'+' if signed else ''}.{digits}f}"
+    if float(text) == 0:
+        text = text.lstrip("+-")
+    return text.replace("-", "−")
+
+
+def interval(row: Estimate, *, signed: bool = False) -> str:
+    """Return the 95 % interval as "low to high"; empty where there is none."""
+    if row.low is None or row.high is None:
+        return ""
+    return " to ".join(number(x, row.metric, signed=signed) for x in (row.low, row.high))
+
+
+def p_value(p: float | None) -> str:
+    """Return a p-value as printed."""
+    if p is None:
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def layers(
+    estimates: Sequence[Estimate], questions: Sequence[Question], order: Sequence[str]
+) -> list[Layer]:
+    """Return the layers that were measured, each with a table and a figure a subset.
+
+    Args:
+        estimates: of all metrics.
+        questions: give the level of guessing.
+        order: the study's arms, in its own order; others follow by name.
+    """
+    means = [row for row in estimates if not row.against]
+    made = []
+    for name, (title, lead) in TITLES.items():
+        rows = [row for row in means if _layer(row.metric) == name]
+        if not rows:
+            continue
+        tables = [
+            _subset_table(
+                name, subset, [row for row in rows if row.subset == subset], questions, order
+            )
+            for subset in subsets(rows)
+        ]
+        full = tuple(
+            _full_row(row) for row in sorted(rows, key=lambda row: (row.subset, row.metric))
+        )
+        made.append(Layer(name, title, lead, tuple(tables), full))
+    return made
+
+
+def subsets(rows: Sequence[Estimate]) -> list[str]:
+    """Return the names of the subsets, sorted."""
+    return sorted({row.subset for row in rows})
+
+
+def about(subset: str) -> str:
+    """Return what the split of this subset means."""
+    return SPLITS.get(subset.rpartition("/")[2], "")
+
+
+def families(estimates: Sequence[Estimate], declared: Sequence[tuple[str, str]]) -> list[Family]:
+    """Return the paired differences of the ranked metrics; undeclared ones in positive sense."""
+    wanted = [m for sets in LAYERS.values() for metrics in sets for m in metrics]
+    made = []
+    for metric in wanted:
+        here = [row for row in estimates if row.against and row.metric == metric]
+        for subset in subsets(here):
+            pairs = [row for row in here if row.subset == subset]
+            rows = tuple(_difference_row(row, tuple(declared)) for row in pairs)
+            clear = sum(_is_clear(row) for row in pairs)
+            made.append(Family(metric, subset, rows, clear))
+    return made
+
+
+def findings(estimates: Sequence[Estimate], declared: Sequence[tuple[str, str]]) -> list[Finding]:
+    """Return the plain-words summary, a finding a subset."""
+    made = []
+    for subset in subsets(estimates):
+        here = [row for row in estimates if row.subset == subset]
+        metrics = {row.metric for row in here if not row.against and row.value is not None}
+        told = [m for m in LEADS if m in metrics]
+        if "verdict" in told and "reference_similarity" in told:
+            told.remove("reference_similarity")
+        sentences = [
+            " ".join(_tell(metric, [row for row in here if row.metric == metric], declared))
+            for metric in told
+        ]
+        if sentences:
+            made.append(Finding(subset, about(subset), tuple(sentences)))
+    return made
+
+
+def _layer(metric: str) -> str:
+    return METRICS[metric].layer if metric in METRICS else "other"
+
+
+def _subset_table(
+    layer: str,
+    subset: str,
+    rows: Sequence[Estimate],
+    questions: Sequence[Question],
+    order: Sequence[str],
+) -> SubsetTable:
+    by_metric = {m: {row.arm: row for row in rows if row.metric == m} for m in SHOWN[layer]}
+    metrics = tuple(m for m, column in by_metric.items() if column)
+    found = {row.arm for row in rows}
+    arms = [a for a in order if a in found] + sorted(found - set(order))
+    table = []
+    for arm in arms:
+        own = [row for row in rows if row.arm == arm]
+        cells = tuple(_cell(by_metric[m].get(arm)) for m in metrics)
+        table.append(
+            ArmRow(
+                arm, cells, _range(row.questions for row in own), _range(r.clusters for r in own),
+                _range(row.missing for row in own),
+            )
+        )  # fmt: skip
+    figure = ""
+    plotted = [m for m in metrics if layer in ("choice", "text", "judge", "human")]
+    if layer == "choice":
+        plotted = plotted[:1]
+    if plotted:
+        panels = [
+            Panel(
+                label(m) if len(plotted) > 1 else subset,
+                [_point(arm, by_metric[m].get(arm)) for arm in arms],
+                is_percent(m),
+                _guessing(questions, subset) if layer == "choice" else None,
+            )
+            for m in plotted
+        ]
+        names = ", ".join(label(m) for m in plotted)
+        figure = interval_plot(panels, f"{names} on {subset}: each arm with its 95 % interval")
+    return SubsetTable(subset, about(subset), figure, metrics, tuple(table))
+
+
+def _range(numbers: Iterable[int]) -> str:
+    values = sorted(set(numbers))
+    return f"{values[0]}" if len(values) == 1 else f"{values[0]}–{values[-1]}"
+
+
+def _cell(row: Estimate | None) -> Cell:
+    if row is None or row.value is None:
+        return Cell()
+    rank = "" if row.rank is None else str(row.rank)
+    return Cell(number(row.value, row.metric), interval(row), rank, row.rank == 1)
+
+
+def _point(arm: str, row: Estimate | None) -> Point:
+    if row is None:
+        return Point(arm, None, None, None, False)
+    return Point(arm, row.value, row.low, row.high, row.rank == 1)
+
+
+def _guessing(questions: Sequence[Question], subset: str) -> float | None:
+    """Return the accuracy that guessing would reach on this subset."""
+    options = [
+        len(question.options)
+        for question in questions
+        if question.subset == subset and question.status == "kept" and question.kind == "choice"
+    ]
+    return sum(1 / n for n in options if n) / len(options) if options else None
+
+
+def _full_row(row: Estimate) -> FullRow:
+    places = "" if row.rank_low is None else f"{row.rank_low}–{row.rank_high}"
+    return FullRow(
+        row.subset, label(row.metric), row.arm, number(row.value, row.metric), interval(row),
+        "" if row.rank is None else str(row.rank),
+        "" if row.rank_adjusted is None else str(row.rank_adjusted),
+        places, "" if row.p_best is None else f"{row.p_best:.2f}",
+        row.questions, row.clusters,
+        f"{row.missing}, {row.missing_as}" if row.missing and row.missing_as == "left out"
+        else f"{row.missing}, as {row.missing_as}" if row.missing else "0",
+        row.method.partition("/")[2].replace("_", " "),
+    )  # fmt: skip
+
+
+def _is_clear(row: Estimate) -> bool:
+    return row.p_adjusted is not None and row.p_adjusted < SIGNIFICANT
+
+
+def _turned(row: Estimate) -> Estimate:
+    """Return the same difference, seen from the other arm."""
+    turn = {"arm": row.against, "against": row.arm}
+    for name, source in (("value", row.value), ("low", row.high), ("high", row.low)):
+        turn[name] = None if source is None else -source  # type: ignore[assignment]
+    return row.model_copy(update=turn)
+
+
+def _difference_row(row: Estimate, declared: Sequence[tuple[str, str]]) -> DifferenceRow:
+    if (row.arm, row.against) not in declared and (row.value or 0) < 0:
+        row = _turned(row)
+    if row.p_adjusted is None:
+        verdict = "not tested"
+    elif not _is_clear(row):
+        verdict = "not distinguishable"
+    else:
+        verdict = f"{row.arm if (row.value or 0) > 0 else row.against} higher"
+    return DifferenceRow(
+        row.arm, row.against, number(row.value, row.metric, signed=True),
+        interval(row, signed=True), p_value(row.p), p_value(row.p_adjusted), row.questions, verdict,
+    )  # fmt: skip
+
+
+def _tell(metric: str, rows: Sequence[Estimate], declared: Sequence[tuple[str, str]]) -> list[str]:
+    """Return the sentences about one metric on one subset."""
+    means = sorted(
+        (row for row in rows if not row.against and row.value is not None),
+        key=lambda row: (-(row.value or 0), row.arm),
+    )
+    pairs = {(row.arm, row.against): row for row in rows if row.against}
+    pairs |= {(row.against, row.arm): _turned(row) for row in rows if row.against}
+    best = means[0]
+    unit = " %" if is_percent(metric) else ""
+    told = LEADS[metric].format(
+        arm=best.arm, value=number(best.value, metric) + unit, n=best.questions
+    )
+    if best.low is None:
+        told += ". All questions come from one document, so nothing can be said beyond it."
+        return [told]
+    sentences = [f"{told} (95 % interval {interval(best)}{unit})."]
+    better, tied, behind = [], [], []
+    for row in means[1:]:
+        pair = pairs.get((best.arm, row.arm))
+        if pair is not None and _is_clear(pair) and (pair.value or 0) > 0:
+            better.append(f"{row.arm} by {_gap(pair)}")
+        elif pair is not None or row.rank_adjusted == 1:
+            tied.append(row.arm)
+        else:
+            behind.append(row.arm)
+    if better:
+        sentences.append(f"It is ahead of {_listed(better)}.")
+    if behind:
+        sentences.append(f"Ranked below it: {_listed(behind)}.")
+    if tied:
+        sentences.append(f"It is not distinguishable from {_listed(tied)}.")
+    for a, b in declared:
+        pair = pairs.get((a, b))
+        if pair is not None and best.arm not in (a, b):
+            ending = "" if _is_clear(pair) else ", not distinguishable"
+            sentences.append(f"{a} against {b}: {_gap(pair)}{ending}.")
+    return sentences
+
+
+def _gap(row: Estimate) -> str:
+    unit = " points" if is_percent(row.metric) else ""
+    value = number(row.value, row.metric, signed=True)
+    return f"{value}{unit} ({interval(row, signed=True)})" if row.low is not None else value + unit
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
