@@ -22,6 +22,7 @@ SILENT = {
     "CHANGELOG.md": "what changed for users",
     "pyproject.toml": "the package, its tools and the import rules",
     "constraints.txt": "the exact versions that are tested",
+    "template.typ": "the page design",
     "questions.jsonl": "expert questions on the handbook",
     "prompts": "prompt texts: data, not code",
     "configs": "presets of study.yaml",
