@@ -21,7 +21,7 @@ CAPTION = re.compile(
 SENTENCE_END = re.compile(r"[.!?:;…][\"'”’)\]]*$")
 
 LIGATURES = {chr(code): unicodedata.normalize("NFKC", chr(code)) for code in range(0xFB00, 0xFB07)}
-SPACES = dict.fromkeys("\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u3000", " ")  # fmt: skip
+SPACES = dict.fromkeys([*map(chr, range(0x2000, 0x200B)), "\u00a0", "\u202f", "\u3000"], " ")
 INVISIBLE = dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", "")
 CHARACTERS = str.maketrans(LIGATURES | SPACES | INVISIBLE | {"\u2028": "\n", "\u2029": "\n\n"})
 CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
@@ -34,6 +34,12 @@ EDGE = 2
 """Lines at the top and the bottom of a page among which running lines are looked for."""
 RECURS = 3
 """Pages on which a line at the edge must recur to be a running line."""
+AT_EDGE = 0.6
+"""Share of its occurrences that a running line has at the edges."""
+TICKS = re.compile(r"[\d\s.,+−–%°|-]*")
+"""Numbers alone: the labels of a chart's axes, or a page number."""
+PROMOTED = frozenset(["abstract", "references", "acknowledgements"])
+"""Kinds of matter whose title is taken for a heading wherever it is a line of its own."""
 
 _KIND_TITLES: dict[PassageKind, str] = {
     "abstract": "abstract|structured abstract|summary|synopsis|executive summary|zusammenfassung|"
@@ -41,17 +47,18 @@ _KIND_TITLES: dict[PassageKind, str] = {
     "authors": "authors|author|author information|author affiliations|affiliations|contributors|"
     "about the author|about the authors|author contributions|authors' contributions|"
     "author contribution|correspondence|corresponding author|address for correspondence|"
-    "contact information|autor|autoren|autorin|autorinnen|autorenverzeichnis|autorinnen und autoren|"
-    "korrespondenzadresse|anschrift des verfassers|anschrift der verfasser|mitarbeiterverzeichnis",
+    "contact information|autor|autoren|autorin|autorinnen|autorinnen und autoren|"
+    "autorenverzeichnis|mitarbeiterverzeichnis|korrespondenzadresse|anschrift des verfassers|"
+    "anschrift der verfasser",
     "contents": "contents|table of contents|list of figures|list of tables|list of abbreviations|"
     "inhalt|inhaltsverzeichnis|inhaltsübersicht|abbildungsverzeichnis|tabellenverzeichnis|"
     "abkürzungsverzeichnis",
-    "references": "references|reference|reference list|references and notes|bibliography|literature|"
-    "literature cited|cited literature|works cited|further reading|literatur|literaturverzeichnis|"
-    "literaturangaben|literaturhinweise|weiterführende literatur|quellen|quellenverzeichnis|"
+    "references": "references|reference|reference list|references and notes|bibliography|"
+    "literature|literature cited|cited literature|works cited|further reading|literatur|"
+    "literaturverzeichnis|literaturangaben|literaturhinweise|weiterführende literatur|quellen|quellenverzeichnis|"
     "quellenangaben|referenzen",
-    "acknowledgements": "acknowledgements|acknowledgments|acknowledgement|acknowledgment|danksagung|"
-    "danksagungen|dank",
+    "acknowledgements": "acknowledgements|acknowledgments|acknowledgement|acknowledgment|"
+    "danksagung|danksagungen|dank",
     "funding": "funding|funding sources|source of funding|sources of funding|funding statement|"
     "funding information|financial support|financial disclosure|financial disclosures|disclosure|"
     "disclosures|disclosure statement|conflict of interest|conflicts of interest|"
@@ -67,6 +74,12 @@ BODY_TITLES = frozenset(
     ["introduction", "einleitung", "einführung", "background and introduction", "hintergrund"]
 )
 """Unnumbered headings that end an abstract or a contents list whatever their level."""
+USUAL_TITLES = BODY_TITLES | {
+    "methods", "materials and methods", "results", "discussion", "results and discussion",
+    "conclusion", "conclusions", "methoden", "methodik", "material und methoden", "ergebnisse",
+    "diskussion", "schlussfolgerung", "schlussfolgerungen", "fazit",
+}  # fmt: skip
+"""Titles taken for headings where they stand alone with a number, as "1. Introduction"."""
 
 
 class Section(NamedTuple):
@@ -78,19 +91,20 @@ class Section(NamedTuple):
     kind: PassageKind
 
 
-def clean_pages(pages: Sequence[str], *, soft_hyphen: str = "-") -> list[str]:
+def clean_pages(pages: Sequence[str], *, printed: bool = True) -> list[str]:
     """Return the pages' Markdown, one string a page, cleaned and without running lines.
 
     Args:
         pages: Markdown of each page, as an engine gave it.
-        soft_hyphen: What a soft hyphen inside a line stands for: "-" in PDFs, whose producers
-            draw real hyphens with it; "" in Markdown and HTML, where it is invisible.
+        printed: The pages come from a PDF: what its layout did to the text is undone too, and a
+            soft hyphen inside a line is a hyphen that its producer drew so; elsewhere it is
+            invisible.
     """
-    cleaned = [clean_characters(page, soft_hyphen) for page in pages]
+    cleaned = [clean_characters(page, "-" if printed else "") for page in pages]
     vocabulary = Counter(word for page in cleaned for word in re.findall(r"[\w-]+", page.lower()))
     cleaned = [join_hyphens(page, vocabulary) for page in cleaned]
     cleaned = without_running_lines(cleaned)
-    lines = [_headings_mended(page) for page in cleaned]
+    lines = [_headings_mended(page, printed) for page in cleaned]
     lines = _headings_levelled(_front_demoted(lines))
     return [_tidy("\n".join(page)) for page in lines]
 
@@ -141,7 +155,8 @@ def join_hyphens(text: str, vocabulary: Counter[str]) -> str:
 def without_running_lines(pages: Sequence[str]) -> list[str]:
     """Return the pages without headers, footers and page numbers that recur at their edges.
 
-    A running line that is a heading keeps its first occurrence: it may be the title.
+    A line that also recurs within the pages is text. A running line that is a heading keeps its
+    first occurrence: it may be the title.
     """
     split = [page.split("\n") for page in pages]
     edges = [_edges(lines) for lines in split]
@@ -150,17 +165,22 @@ def without_running_lines(pages: Sequence[str]) -> list[str]:
         for lines, at in zip(split, edges, strict=True)
         for shape in {_shape(lines[index]) for index in at}
     )
+    everywhere = Counter(_shape(line) for lines in split for line in lines)
+    running = {
+        shape
+        for shape, count in counts.items()
+        if shape and count >= RECURS and count > AT_EDGE * everywhere[shape]
+    }
     seen: set[str] = set()
     for lines, at in zip(split, edges, strict=True):
         for index in at:
             shape = _shape(lines[index])
-            if not shape or counts[shape] < RECURS:
-                continue
-            if HEADING.match(lines[index]) and shape not in seen:
+            if HEADING.match(lines[index]) and shape in running - seen:
                 seen.add(shape)
-                continue
-            lines[index] = ""
-    return ["\n".join(lines) for lines in split]
+            elif shape in running:
+                lines[index] = ""
+    cleaned = ["\n".join(lines) for lines in split]
+    return cleaned if any(page.strip() for page in cleaned) else list(pages)
 
 
 def join(pages: Sequence[str]) -> tuple[str, tuple[int, ...]]:
@@ -269,13 +289,14 @@ def _parts(
     if kind not in ("body", "abstract"):
         yield Section(start, end, headings, kind)
         return
-    current, since, offset = kind, start, start
+    current: PassageKind = kind
+    since = offset = start
     after_blank = True
     for line in text[start:end].splitlines(keepends=True):
         stripped = line.strip()
         if stripped:
             found: PassageKind = kind
-            if stripped.startswith("|"):
+            if stripped.startswith("|") and stripped.count("|") > 1:
                 found = "table"
             elif after_blank:
                 found = "caption" if CAPTION.match(stripped.lstrip("*_ ")) else kind
@@ -316,12 +337,13 @@ def _shape(line: str) -> str:
     return re.sub(r"\d+|\b[ivxl]+\b", "#", bare)
 
 
-def _headings_mended(page: str) -> list[str]:
+def _headings_mended(page: str, printed: bool) -> list[str]:
     """Return a page's lines: emphasis and rules dropped, headings split, joined or demoted."""
     blocks = [block for block in re.split(r"\n\s*\n", page) if block.strip()]
+    words = [block for block in blocks if not TICKS.fullmatch(block)]
     mended: list[str] = []
     fenced = False
-    for raw in blocks:
+    for raw in words if printed and words else blocks:
         if fenced or raw.lstrip().startswith("```"):
             fenced ^= raw.count("```") % 2 == 1
             mended.append(raw)
@@ -330,22 +352,24 @@ def _headings_mended(page: str) -> list[str]:
         if re.fullmatch(r"(?:\s*[-*_]\s*){3,}|\s*", block):
             continue
         heading = HEADING.match(block)
+        last = mended[-1] if mended else ""
+        above = HEADING.fullmatch(last)
         if heading is None:
-            previous = HEADING.match(mended[-1]) if mended else None
-            if previous and "\n" not in mended[-1] and _runs_on(previous[2], block):
-                mended[-1] = _glued(previous[2], block)
+            before = mended[-2] if len(mended) > 1 else ""
+            if above and _runs_on(above[2], block) and not _goes_on(before, block):
+                mended[-1] = _glued(above[2], block)
+            elif printed and _goes_on(last, block):
+                mended[-1] = _glued(last, block)
             else:
                 mended.append(block)
-            continue
-        previous = HEADING.match(mended[-1]) if mended else None
-        title = heading[2].strip()
-        if previous and previous[2].endswith("-") and "\n" not in mended[-1]:
-            mended[-1] = f"{previous[1]} {_glued(previous[2], title)}"
-        elif _is_body(title):
-            mended.append(title)
+        elif above and above[2].endswith("-"):
+            mended[-1] = f"{above[1]} {_glued(above[2], heading[2])}"
+        elif _is_body(heading[2]):
+            joins = printed and _goes_on(last, heading[2])
+            mended[-1:] = [_glued(last, heading[2])] if joins else [*mended[-1:], heading[2]]
         else:
-            rest = block.split("\n")[1:]
-            mended.extend([*_split_numbers(heading[1], title), *filter(None, ["\n".join(rest)])])
+            rest = "\n".join(block.split("\n")[1:])
+            mended.extend([*_split_numbers(heading[1], heading[2]), *filter(None, [rest])])
     return [line for block in mended for line in (*block.split("\n"), "")]
 
 
@@ -354,6 +378,14 @@ def _plain(block: str) -> str:
     bold = re.fullmatch(r"\s*\*\*([^*\n]{2,80}?)\*\*:?\s*", block)
     if bold and (title_kind(bold[1]) or (NUMBERED.match(bold[1]) and not _is_body(bold[1]))):
         return f"{'#' * (2 + _depth(bold[1]))} {bold[1].strip()}"
+    line = block.strip()
+    number = NUMBERED.match(line)
+    if (title_kind(line) in PROMOTED and line[0].isupper() and line[-1].isalpha()) or (
+        number and line[number.end() :].lower() in USUAL_TITLES
+    ):
+        return f"## {line}"
+    if re.match(r"\[\d{1,3}\]\s", line):
+        block = re.sub(r"(?<=\S) (?=\[\d{1,3}\] [^\W\d_])", "\n\n", block)
     if "*" in block:
         block = re.sub(r"(?<![*\\])(\*{2,3})(?=[^\s*])(.*?[^\s*\\])\1(?!\*)", r"\2", block)
         block = re.sub(r"(?<![\w*\\])\*(?=[^\s*])([^*\n]*[^\s*\\])\*(?![\w*])", r"\1", block)
@@ -390,6 +422,17 @@ def _runs_on(title: str, block: str) -> bool:
     return first.islower() and len(title.split()) > 3 and not re.match(r"\w{1,2}[A-Z)]", block)
 
 
+def _goes_on(last: str, block: str) -> bool:
+    """Tell whether a block goes on with the paragraph or list item that the layout broke off."""
+    line = last.rsplit("\n", 1)[-1]
+    if not line or re.match(r"[#|`]", line) or not re.match(r"[^\W\d_(]", block):
+        return False
+    if SENTENCE_END.search(line) or len(last) < 40 or LIST_ITEM.match(block):
+        return False
+    open_end = re.search(r"(?:,|\b(?:and|or|of|the|in|with|und|oder|der|die|das|mit|von))$", line)
+    return block[0].islower() or bool(open_end)
+
+
 def _glued(first: str, second: str) -> str:
     if not first.endswith("-"):
         return f"{first} {second}"
@@ -401,13 +444,12 @@ def _glued(first: str, second: str) -> str:
 
 def _split_numbers(marks: str, title: str) -> list[str]:
     """Return "## 2. Methods 2.1. Study population" as its two headings."""
-    match = re.fullmatch(
-        r"(?P<n>\d{1,2}(?:\.\d{1,2})*)\.?\s+(\D.*?)\s+((?P=n)\.1\.?\s+\D.*)", title
-    )
+    number = NUMBERED.match(title)
+    below = rf"(.*?\D)\s+({re.escape(number[1])}\.1\.?\s+\D.*)" if number else ""
+    match = re.fullmatch(below, title)
     if not match:
         return [f"{marks} {title}"]
-    first = title[: match.start(3)].strip()
-    return [f"{marks} {first}", "", f"{marks[:5]}# {match[3]}"]
+    return [f"{marks} {match[1]}", "", f"{marks[:5]}# {match[2]}"]
 
 
 def _depth(title: str) -> int:
@@ -428,7 +470,7 @@ def _front_demoted(pages: list[list[str]]) -> list[list[str]]:
     for number, (_, title) in enumerate(titles):
         if title_kind(title) == "abstract":
             for index, between in titles[1:number]:
-                if not NUMBERED.match(between) and not title_kind(between):
+                if not title_kind(between):
                     pages[0][index] = between
             break
     return pages

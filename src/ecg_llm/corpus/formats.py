@@ -23,14 +23,20 @@ SUFFIXES = {
 
 SKIPPED = frozenset({"script", "style", "nav", "head", "noscript", "template", "svg", "iframe"})
 BLOCKS = frozenset(
-    "p div section article main header footer aside figure figcaption blockquote ul ol dl dt dd "
-    "table thead tbody tfoot tr caption pre hr br li h1 h2 h3 h4 h5 h6 form address".split()
+    re.findall(
+        r"\w+",
+        "p div section article main header footer aside figure figcaption blockquote ul ol dl dt "
+        "dd table thead tbody tfoot tr caption pre hr br li h1 h2 h3 h4 h5 h6 form address",
+    )
 )
 INLINE = frozenset(
-    "a abbr b bdi cite code dfn em font i ins kbd mark q s samp small span strong sub sup time tt "
-    "u var wbr td th col colgroup img html body label title meta link base".split()
+    re.findall(
+        r"\w+",
+        "a abbr b bdi cite code dfn em font i ins kbd mark q s samp small span strong sub sup time "
+        "tt u var wbr td th col colgroup img html body label title meta link base",
+    )
 )
-VOID = frozenset("br hr img meta link base col wbr input area embed source track".split())
+VOID = frozenset(re.findall(r"\w+", "br hr img meta link base col wbr input area embed source"))
 SUPERSCRIPTS = str.maketrans("0123456789+-−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻")
 
 

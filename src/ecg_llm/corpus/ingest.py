@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from importlib.metadata import version
@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from ecg_llm import config, engine, registry
 from ecg_llm.contracts import Progress, Reading, ReadingError
 from ecg_llm.corpus import formats, pdf
-from ecg_llm.corpus.clean import CONTROL, clean_pages, heading_places, join
+from ecg_llm.corpus.clean import CONTROL, NUMBERED, clean_pages, heading_places, join, title_kind
 from ecg_llm.records import Document
 
 NOISE = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
@@ -67,7 +67,7 @@ def find(folder: Path, exclude: Sequence[str] = ()) -> list[Path]:
         folder: Where to look; links to folders are not followed.
         exclude: Globs of relative paths, or of names, to leave out.
     """
-    found = []
+    found: list[Path] = []
     for here, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not _is_noise(name)]
         found.extend(Path(here, name) for name in names if not _is_noise(name))
@@ -141,10 +141,10 @@ def read_file(job: Job) -> tuple[Document, str]:
                 reading, recognised = pdf.recognise(
                     path, reading, reader, seconds=left, jobs=job.ocr_jobs
                 )
-            return document(job, reading, recognised, soft_hyphen="-")
+            return document(job, reading, recognised, printed=True)
         kind = formats.SUFFIXES[path.suffix.lower()]
         reading = formats.read(path.read_bytes(), kind)
-        return document(job, reading, (), soft_hyphen="")
+        return document(job, reading, (), printed=False)
     except ReadingError as error:
         return _row(job.path, job.doc_id, job.settings, "unreadable", error.reason, error.note), ""
     except OSError as error:
@@ -153,11 +153,11 @@ def read_file(job: Job) -> tuple[Document, str]:
 
 
 def document(
-    job: Job, reading: Reading, recognised: tuple[int, ...], *, soft_hyphen: str
+    job: Job, reading: Reading, recognised: tuple[int, ...], *, printed: bool
 ) -> tuple[Document, str]:
     """Return (row, text) of a file from what its reader made of it."""
     raw = [page.markdown for page in reading.pages]
-    pages = clean_pages(raw, soft_hyphen=soft_hyphen)
+    pages = clean_pages(raw, printed=printed)
     text, starts = join(pages)
     unread = tuple(number for number, page in enumerate(pages, start=1) if not page)
     reasons = Counter(page.unread for page in reading.pages)
@@ -186,7 +186,7 @@ def document(
     row = _row(job.path, job.doc_id, job.settings, status, reason, _note(reading, unread, job))
     return row.model_copy(
         update={
-            "title": _title(reading.title, text, job.path),
+            "title": _title(reading.title, text, job.path, printed=printed),
             "language": language(text),
             "licence": licence(f"{text[:HEAD]}\n{text[-HEAD:]}", reading.licence),
             "pages": len(pages),
@@ -226,7 +226,7 @@ def _is_noise(name: str) -> bool:
 
 
 def _relative(path: Path, folder: Path) -> str:
-    """Return the path below the folder, with bytes that are no UTF-8 written as \\xNN."""
+    """Return the path below the folder, with bytes that are no UTF-8 written as escapes."""
     relative = path.relative_to(folder).as_posix()
     return relative.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
@@ -320,17 +320,25 @@ def _note(reading: Reading, unread: tuple[int, ...], job: Job) -> str:
     return f"{pages} OCR: apt install tesseract-ocr tesseract-ocr-deu, pip install 'ecg-llm[ocr]'"
 
 
-def _title(metadata: str, text: str, path: str) -> str:
-    """Return the metadata's title if the text begins with it, else the first heading."""
-    squeeze: Callable[[str], str] = lambda words: re.sub(r"\W+", "", words).lower()  # noqa: E731
-    given = " ".join(metadata.split())
-    if len(squeeze(given)) > 4 and squeeze(given) in squeeze(text[:5000]):
+def _title(given: str, text: str, path: str, *, printed: bool) -> str:
+    """Return the title: as given if the text bears it out, else as the first page shows it.
+
+    Metadata of PDFs often name the template or the word processor's file.
+    """
+    given = " ".join(given.split())
+    front = text[:5000]
+    if len(given) > 4 and (not printed or _letters(given) in _letters(front)):
         return given
-    for _, _, heading in heading_places(text[:5000]):
-        if len(heading) > 4:
-            return heading
+    headings = [heading for _, _, heading in heading_places(front) if not title_kind(heading)]
+    plain = [heading for heading in headings if not NUMBERED.match(heading)]
+    lines = [line for line in front.split("\n") if 15 < len(line) < 200 and line[0] not in "|-#"]
     made = re.match(r"(?i)microsoft \w+ -|untitled|.*\.(?:docx?|tex|dvi|indd|pdf|rtf)$", given)
-    return given if given and not made else PurePosixPath(path).stem
+    candidates = (*plain[:1], *lines[:1], *headings[:1], "" if made else given)
+    return next((words for words in candidates if words), PurePosixPath(path).stem)
+
+
+def _letters(words: str) -> str:
+    return re.sub(r"\W+", "", words).lower()
 
 
 def _hidden_spans(text: str, hidden: str) -> tuple[int, ...]:

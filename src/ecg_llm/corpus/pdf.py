@@ -26,6 +26,8 @@ HIDDEN_CONTRAST = 24
 """Range of grey values (of 255) within a text's box below which it cannot be seen."""
 HIDDEN_LENGTH = 12
 """Shorter hidden texts are no instruction, and would be found in visible text by chance."""
+WORTH = 20
+"""Letters from which on PDFium's text of a page replaces a blank."""
 OCR_BATCH = 8
 """Pages recognised at a time, so that a time limit costs no more than these."""
 OCR_LANGUAGES = ("eng", "deu")
@@ -98,6 +100,8 @@ class LiteparseEngine:
             else Page("", "no-text")
             for number in range(1, result.total_pages + 1)
         ]
+        if any(page.unread == "no-text" for page in pages):
+            pages = _second_look(path, pages)
         title, licence = metadata(path)
         hidden = _hidden_text(path, result.pages)
         quality: dict[str, int | float | str | tuple[int, ...]] = {}
@@ -206,6 +210,25 @@ def _page(markdown: str, reasons: Sequence[str]) -> Page:
     if "scanned" in reasons:
         return Page("", "scanned")
     return Page(markdown) if letters else Page("", "no-text")
+
+
+def _second_look(path: Path, pages: list[Page]) -> list[Page]:
+    """Return the pages with those that seem blank replaced where PDFium sees text or a picture.
+
+    liteparse leaves out text that stands upright on a turned page.
+    """
+    try:
+        plain = PdfiumEngine().read(path).pages
+    except ReadingError:
+        return pages
+    return [
+        seen if page.unread == "no-text" and (seen.unread or _letters(seen) >= WORTH) else page
+        for page, seen in zip(pages, plain, strict=False)
+    ] + pages[len(plain) :]
+
+
+def _letters(page: Page) -> int:
+    return sum(character.isalpha() for character in page.markdown)
 
 
 def _is_odd(character: str) -> bool:

@@ -42,6 +42,8 @@ class Panel(NamedTuple):
     title: str
     points: Sequence[Point]
     """The same labels in the same order in every panel of a figure."""
+    limits: tuple[float, float]
+    """Ends of the axis, before a margin; the same wherever the metric is drawn."""
     percent: bool = False
     reference: float | None = None
     """Where a dashed line is drawn: the level of guessing."""
@@ -110,7 +112,11 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_title(panel.title, parse_math=False, loc="left", fontsize=9, color=INK)
     axes.grid(axis="x", color=LINE, linewidth=0.6)
-    axes.margins(x=0.08)
+    least, most = (end * scale for end in panel.limits)
+    if panel.reference is not None:
+        least = min(least, panel.reference * scale)
+    margin = 0.06 * (most - least) or 0.05 * scale
+    axes.set_xlim(least - margin, most + margin)
     axes.locator_params(axis="x", nbins=5)
     if panel.percent:
         axes.xaxis.set_major_formatter("{x:g} %")

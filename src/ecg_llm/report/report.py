@@ -120,9 +120,12 @@ def _content(
         "nano_arms": _nano_arms(study),
         "findings": results.findings(estimates, declared),
         "overall": _overall(estimates),
-        "layer_titles": {name: results.TITLES[name][0] for name in ranking.LAYERS},
+        "layer_titles": {
+            name: title for name, (title, _) in results.TITLES.items() if name in ranking.LAYERS
+        },
         "layers": results.layers(estimates, questions, order),
         "label": results.label,
+        "short_label": results.short_label,
         "is_percent": results.is_percent,
         "families": results.families(estimates, declared),
         "declared": bool(declared),

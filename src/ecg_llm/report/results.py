@@ -35,6 +35,18 @@ SPLITS: Mapping[str, str] = {
     "test_seen": "new questions on documents that tuned arms were trained on",
     "rated": "questions that experts rated",
 }
+SHORT: Mapping[str, str] = {
+    "accuracy": "Letter written",
+    "accuracy_likelihood": "Likeliest option",
+    "accuracy_likelihood_per_token": "Likeliest option per token",
+    "verdict": "Judges' verdict",
+    "reference_similarity": "Similarity to reference",
+    "human": "Experts' rating",
+    "bleu": "BLEU",
+    "reference_likelihood": "Log-likelihood of the reference",
+    "words": "Words",
+}
+"""Names of metrics where the heading above says the rest."""
 LEADS: Mapping[str, str] = {
     "accuracy": "{arm} answered {value} of {n} multiple-choice questions correctly",
     "verdict": "{arm} has the highest mean verdict of the judges, {value} on {n} open questions",
@@ -70,9 +82,10 @@ class SubsetTable(NamedTuple):
     """The arms on one subset in one layer."""
 
     subset: str
-    about: str
     figure: str
+    caption: str
     metrics: tuple[str, ...]
+    ranked: bool
     rows: tuple[ArmRow, ...]
 
 
@@ -139,6 +152,11 @@ def label(metric: str) -> str:
     return METRICS[metric].label if metric in METRICS else metric
 
 
+def short_label(metric: str) -> str:
+    """Return the metric's name for the head of a column or panel."""
+    return SHORT.get(metric, label(metric))
+
+
 def is_percent(metric: str) -> bool:
     """Whether the metric is a share of right answers, shown in percent."""
     return metric in METRICS and METRICS[metric].binary
@@ -185,9 +203,10 @@ def layers(
         rows = [row for row in means if _layer(row.metric) == name]
         if not rows:
             continue
+        limits = {metric: _limits(rows, metric) for metric in {row.metric for row in rows}}
         tables = [
             _subset_table(
-                name, subset, [row for row in rows if row.subset == subset], questions, order
+                name, subset, [r for r in rows if r.subset == subset], questions, order, limits
             )
             for subset in subsets(rows)
         ]
@@ -250,7 +269,9 @@ def _subset_table(
     rows: Sequence[Estimate],
     questions: Sequence[Question],
     order: Sequence[str],
+    limits: Mapping[str, tuple[float, float]],
 ) -> SubsetTable:
+    """Return the table and figure of one subset; `limits` are the ends of the axes, by metric."""
     by_metric = {m: {row.arm: row for row in rows if row.metric == m} for m in SHOWN[layer]}
     metrics = tuple(m for m, column in by_metric.items() if column)
     found = {row.arm for row in rows}
@@ -265,23 +286,41 @@ def _subset_table(
                 _range(row.missing for row in own),
             )
         )  # fmt: skip
-    figure = ""
-    plotted = [m for m in metrics if layer in ("choice", "text", "judge", "human")]
-    if layer == "choice":
-        plotted = plotted[:1]
+    plotted = metrics[:1] if layer == "choice" else metrics if layer != "other" else ()
+    guessing = _guessing(questions, subset) if layer == "choice" else None
+    figure, caption = "", ""
     if plotted:
+        single = len(plotted) == 1
         panels = [
             Panel(
-                label(m) if len(plotted) > 1 else subset,
-                [_point(arm, by_metric[m].get(arm)) for arm in arms],
-                is_percent(m),
-                _guessing(questions, subset) if layer == "choice" else None,
+                subset if single else short_label(metric),
+                [_point(arm, by_metric[metric].get(arm)) for arm in arms],
+                limits[metric],
+                is_percent(metric),
+                guessing,
             )
-            for m in plotted
+            for metric in plotted
         ]
-        names = ", ".join(label(m) for m in plotted)
+        names = ", ".join(label(metric) for metric in plotted)
         figure = interval_plot(panels, f"{names} on {subset}: each arm with its 95 % interval")
-    return SubsetTable(subset, about(subset), figure, metrics, tuple(table))
+        caption = f"{label(plotted[0])}." if single else f"{subset}."
+        if about(subset):
+            caption += f" {about(subset).capitalize()}."
+        if guessing is not None:
+            caption += " Dashed: guessing."
+    return SubsetTable(subset, figure, caption, metrics, layer != "other", tuple(table))
+
+
+def _limits(rows: Sequence[Estimate], metric: str) -> tuple[float, float]:
+    """Return the smallest and largest end of an interval, the same for every subset."""
+    ends = [
+        end
+        for row in rows
+        if row.metric == metric
+        for end in (row.value, row.low, row.high)
+        if end is not None
+    ]
+    return (min(ends), max(ends)) if ends else (0.0, 1.0)
 
 
 def _range(numbers: Iterable[int]) -> str:
@@ -383,7 +422,9 @@ def _tell(metric: str, rows: Sequence[Estimate], declared: Sequence[tuple[str, s
         sentences.append(f"It is ahead of {_listed(better)}.")
     if behind:
         sentences.append(f"Ranked below it: {_listed(behind)}.")
-    if tied:
+    if tied and len(tied) == len(means) - 1:
+        sentences.append("No other arm is distinguishable from it.")
+    elif tied:
         sentences.append(f"It is not distinguishable from {_listed(tied)}.")
     for a, b in declared:
         pair = pairs.get((a, b))
