@@ -23,7 +23,18 @@ SENTENCE_END = re.compile(r"[.!?:;…][\"'”’)\]]*$")
 LIGATURES = {chr(code): unicodedata.normalize("NFKC", chr(code)) for code in range(0xFB00, 0xFB07)}
 SPACES = dict.fromkeys([*map(chr, range(0x2000, 0x200B)), "\u00a0", "\u202f", "\u3000"], " ")
 INVISIBLE = dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", "")
-CHARACTERS = str.maketrans(LIGATURES | SPACES | INVISIBLE | {"\u2028": "\n", "\u2029": "\n\n"})
+SYMBOLS = {
+    chr(0xF000 + ord(latin)): symbol
+    for latin, symbol in zip(
+        "abcdefghiklmnopqrstuwxyzD\xb1\xb3\xa3\xb4\xb0\xae\xb7\xa7\xfc",
+        "αβχδεφγηικλμνοπθρστυωξψζΔ±≥≤×°→••✓",
+        strict=True,
+    )
+}
+"""Letters of the Symbol and Wingdings fonts, which many PDFs leave in the private-use area."""
+CHARACTERS = str.maketrans(
+    LIGATURES | SPACES | INVISIBLE | SYMBOLS | {"\u2028": "\n", "\u2029": "\n\n"}
+)
 CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
 BREAK_MARKS = "\u00ad\ufffe\x02"
 """What PDF engines put where a word was broken: soft hyphen, and PDFium's two marks for it."""
@@ -55,8 +66,8 @@ _KIND_TITLES: dict[PassageKind, str] = {
     "abkürzungsverzeichnis",
     "references": "references|reference|reference list|references and notes|bibliography|"
     "literature|literature cited|cited literature|works cited|further reading|literatur|"
-    "literaturverzeichnis|literaturangaben|literaturhinweise|weiterführende literatur|quellen|quellenverzeichnis|"
-    "quellenangaben|referenzen",
+    "literaturverzeichnis|literaturangaben|literaturhinweise|weiterführende literatur|quellen|"
+    "quellenverzeichnis|quellenangaben|referenzen",
     "acknowledgements": "acknowledgements|acknowledgments|acknowledgement|acknowledgment|"
     "danksagung|danksagungen|dank",
     "funding": "funding|funding sources|source of funding|sources of funding|funding statement|"
@@ -319,7 +330,8 @@ def _with_authors(text: str, found: list[Section]) -> list[Section]:
                 part = found[before]
                 body = re.sub(r"^#.*$", "", text[part.start : part.end], flags=re.MULTILINE)
                 prose = re.search(r"(?:\b[a-zäöüß]+\b[ ,]+){6}", body)
-                if part.kind == "body" and body.strip() and not prose and len(body) < 2500:
+                first = part.kind == "body" and part.headings == found[0].headings
+                if first and body.strip() and not prose and len(body) < 2500:
                     found[before] = part._replace(kind="authors")
     return found
 

@@ -28,8 +28,8 @@ HIDDEN_LENGTH = 12
 """Shorter hidden texts are no instruction, and would be found in visible text by chance."""
 WORTH = 20
 """Letters from which on PDFium's text of a page replaces a blank."""
-OCR_BATCH = 8
-"""Pages recognised at a time, so that a time limit costs no more than these."""
+OCR_BATCH = 2
+"""Fewest pages recognised at a time; a time limit costs no more than one batch."""
 OCR_LANGUAGES = ("eng", "deu")
 OCR_REASONS = ("scanned", "garbled")
 
@@ -359,8 +359,9 @@ def recognise(
     pages = list(reading.pages)
     done: list[int] = []
     with tempfile.TemporaryDirectory() as folder:
-        for first in range(0, len(wanted), OCR_BATCH):
-            batch = wanted[first : first + OCR_BATCH]
+        size = max(jobs, OCR_BATCH)
+        for first in range(0, len(wanted), size):
+            batch = wanted[first : first + size]
             target = Path(folder) / "recognised.pdf"
             left = deadline - monotonic()
             if left <= 1 or not _extract(path, batch, Path(folder) / "batch.pdf"):

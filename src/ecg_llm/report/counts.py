@@ -22,6 +22,10 @@ from ecg_llm.records import (
 SAMPLES = 10
 SHOWN_CHARACTERS = 1200
 """Of an answer; the rest is in answers.jsonl."""
+OPEN_METRICS = {
+    "verdict": "verdict", "reference_similarity": "similarity", "rouge1": "ROUGE-1",
+}  # fmt: skip
+"""Metrics of open answers, the first there is being shown, with their short names."""
 
 
 class CountTable(NamedTuple):
@@ -179,8 +183,8 @@ def retrieval_table(
         (*place, n, passage_found[place], document_found[place])
         for place, n in sorted(tried.items())
     )
-    header = ("Arm", "Subset", "Questions", "Its passage shown", "Its document shown")
-    return CountTable("Did retrieval find the source?", header, rows, 2) if rows else None
+    header = ("Arm", "Subset", "Questions", "Passage", "Document")
+    return CountTable("Source among the passages shown", header, rows, 2) if rows else None
 
 
 def unread(documents: Sequence[Document]) -> list[Unread]:
@@ -281,9 +285,7 @@ def _sample_answer(
     marks: Mapping[tuple[str, str, str], Score],
     place_of: Mapping[str, str],
 ) -> SampleAnswer:
-    metrics = ("accuracy",) if question.kind == "choice" else (
-        "verdict", "reference_similarity", "rouge1",
-    )  # fmt: skip
+    metrics = ("accuracy",) if question.kind == "choice" else tuple(OPEN_METRICS)
     found = [marks.get((answer.question_id, answer.arm, metric)) for metric in metrics]
     score = next((score for score in found if score is not None), None)
     mark, right = "", None
@@ -295,7 +297,7 @@ def _sample_answer(
             right = score.value == 1
             mark = f"{score.label} {'right' if right else 'wrong'}".strip()
         else:
-            mark = f"{score.value:.2f} {METRICS[score.metric].label}"
+            mark = f"{OPEN_METRICS[score.metric]} {score.value:.2f}"
     text = answer.text.strip()
     return SampleAnswer(
         answer.arm, text[:SHOWN_CHARACTERS], max(0, len(text) - SHOWN_CHARACTERS),

@@ -31,8 +31,8 @@ TITLES: Mapping[str, tuple[str, str]] = {
     "other": ("Further figures", "Neither better nor worse when higher, and not ranked."),
 }
 SPLITS: Mapping[str, str] = {
-    "test": "documents that no arm was trained on",
-    "test_seen": "new questions on documents that tuned arms were trained on",
+    "test": "documents left out of training",
+    "test_seen": "new questions on documents used in training",
     "rated": "questions that experts rated",
 }
 SHORT: Mapping[str, str] = {
@@ -229,7 +229,7 @@ def about(subset: str) -> str:
 
 def families(estimates: Sequence[Estimate], declared: Sequence[tuple[str, str]]) -> list[Family]:
     """Return the paired differences of the ranked metrics; undeclared ones in positive sense."""
-    wanted = [m for sets in LAYERS.values() for metrics in sets for m in metrics]
+    wanted = [m for name in TITLES for metrics in LAYERS.get(name, ()) for m in metrics]
     made = []
     for metric in wanted:
         here = [row for row in estimates if row.against and row.metric == metric]
@@ -413,7 +413,7 @@ def _tell(metric: str, rows: Sequence[Estimate], declared: Sequence[tuple[str, s
     for row in means[1:]:
         pair = pairs.get((best.arm, row.arm))
         if pair is not None and _is_clear(pair) and (pair.value or 0) > 0:
-            better.append(f"{row.arm} by {_gap(pair)}")
+            better.append(f"{row.arm} by {_gap(pair, signed=False)}")
         elif pair is not None or row.rank_adjusted == 1:
             tied.append(row.arm)
         else:
@@ -434,10 +434,11 @@ def _tell(metric: str, rows: Sequence[Estimate], declared: Sequence[tuple[str, s
     return sentences
 
 
-def _gap(row: Estimate) -> str:
+def _gap(row: Estimate, *, signed: bool = True) -> str:
     unit = " points" if is_percent(row.metric) else ""
-    value = number(row.value, row.metric, signed=True)
-    return f"{value}{unit} ({interval(row, signed=True)})" if row.low is not None else value + unit
+    value = number(row.value, row.metric, signed=signed)
+    limits = f" ({interval(row, signed=signed)})" if row.low is not None else ""
+    return value + unit + limits
 
 
 def _listed(names: Sequence[str]) -> str:

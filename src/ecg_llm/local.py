@@ -1,0 +1,449 @@
+"""Open weights in this process: chat and log-likelihoods of a transformers model or base+adapter."""
+
+import gc
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from ecg_llm.contracts import (
+    Decoding,
+    Likelihood,
+    Message,
+    Messages,
+    MissingPackage,
+    Reply,
+    UsageError,
+)
+from ecg_llm.store import folder_digest
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Quantization = Literal["none", "nf4"]
+
+
+class LocalModel:
+    """A causal language model that replies to chats and whose probabilities can be read.
+
+    `path_or_id` is a folder or a Hugging Face id, `adapter` the folder of a PEFT adapter and
+    `label` what the name shows instead of path_or_id. Nothing is loaded before the first use;
+    `batch` prompts are computed together, in the order given, so callers sort them by length.
+    """
+
+    def __init__(
+        self,
+        path_or_id: str,
+        *,
+        revision: str = "main",
+        adapter: Path | None = None,
+        quantization: Quantization = "none",
+        batch: int = 8,
+        label: str = "",
+    ) -> None:
+        self.path_or_id = path_or_id
+        self.revision = revision
+        self.adapter = adapter
+        self.quantization: Quantization = quantization
+        self.batch = batch
+        self.label = label
+        self._name = ""
+        self._held: _Held | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+
+    @property
+    def name(self) -> str:
+        """label@revision+adapter; weights in a folder count by their digest, not by their place."""
+        if not self._name:
+            place = Path(self.path_or_id)
+            label = self.label or (place.name if place.is_dir() else self.path_or_id)
+            revision = weights_digest(place) if place.is_dir() else self.revision
+            quantization = "" if self.quantization == "none" else f"-{self.quantization}"
+            adapter = f"+{weights_digest(self.adapter)}" if self.adapter else ""
+            self._name = f"{label}@{revision}{quantization}{adapter}"
+        return self._name
+
+    def generate(
+        self,
+        prompts: Sequence[Messages],
+        decoding: Decoding,
+        schema: Mapping[str, object] | None = None,
+    ) -> list[Reply]:
+        """Return one reply a prompt, in order; only tokens after the prompt are decoded.
+
+        Greedy at temperature 0, else sampled with the call's own seed. A reply that reaches
+        max_tokens is "truncated"; an empty one, and a prompt that leaves no room for max_tokens
+        in the model's context, is an "error". `schema` is not enforced.
+
+        Raises:
+            UsageError: the model cannot be loaded.
+        """
+        if not prompts:
+            return []
+        held = self._load()
+        ids = [chat_ids(held.tokenizer, prompt) for prompt in prompts]
+        replies = {
+            i: Reply("", "error", problem, tokens_in=len(prompt))
+            for i, prompt in enumerate(ids)
+            if (problem := held.too_long(len(prompt), decoding.max_tokens))
+        }
+        left = [i for i in range(len(ids)) if i not in replies]
+        with _seeded(decoding):
+            for start in range(0, len(left), self.batch):
+                chosen = left[start : start + self.batch]
+                made = _generate(held, [ids[i] for i in chosen], decoding)
+                replies.update(zip(chosen, made, strict=True))
+        return [replies[i] for i in range(len(ids))]
+
+    def likelihoods(
+        self, prompts: Sequence[Messages], continuations: Sequence[Sequence[str]]
+    ) -> list[list[Likelihood]]:
+        """Return, for each prompt, the likelihood of each of its continuations as the reply.
+
+        The sum runs over the tokens of the continuation's text, without an end token (as
+        lm-evaluation-harness does), in nats. A prompt that does not fit into the model's context
+        with its continuations gets an empty list.
+
+        Raises:
+            UsageError: the model cannot be loaded.
+        """
+        if not any(continuations):
+            return [[] for _ in prompts]
+        held = self._load()
+        ids = [chat_ids(held.tokenizer, prompt) for prompt in prompts]
+        texts = [[text_ids(held.tokenizer, text) for text in group] for group in continuations]
+        found: list[list[Likelihood]] = [[] for _ in prompts]
+        left = [
+            i
+            for i, (prompt, group) in enumerate(zip(ids, texts, strict=True))
+            if group and not held.too_long(len(prompt), max(len(text) for text in group))
+        ]
+        for start in range(0, len(left), self.batch):
+            chosen = left[start : start + self.batch]
+            made = _likelihoods(held, [ids[i] for i in chosen], [texts[i] for i in chosen])
+            for i, row in zip(chosen, made, strict=True):
+                found[i] = row
+        return found
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each text, special tokens not counted."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.path_or_id, self.revision)
+        return [len(text_ids(self._tokenizer, text)) for text in texts]
+
+    def close(self) -> None:
+        """Give the memory of the weights back; the next use loads them again."""
+        import torch
+
+        self._held = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _load(self) -> "_Held":
+        if self._held is None:
+            import torch
+
+            dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+            tokenizer = load_tokenizer(self.path_or_id, self.revision)
+            if self.adapter is not None and (self.adapter / "config.json").is_file():
+                # A full fine-tuning: the folder holds all weights.
+                model = load_model(str(self.adapter), "main", dtype, self.quantization)
+            else:
+                model = load_model(self.path_or_id, self.revision, dtype, self.quantization)
+                if self.adapter is not None:
+                    model = load_adapter(model, self.adapter)
+            self._tokenizer = tokenizer
+            self._held = _Held(model.eval(), tokenizer, end_ids(model, tokenizer), context(model))
+        return self._held
+
+
+class _Held(NamedTuple):
+    """A loaded model with what is needed to talk to it."""
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    ends: tuple[int, ...]
+    context: int
+
+    def too_long(self, prompt: int, reply: int) -> str:
+        """Return why a prompt and a reply of so many tokens do not fit, or nothing."""
+        if prompt + reply <= self.context:
+            return ""
+        return (
+            f"the prompt has {prompt} tokens and the reply may take {reply}, "
+            f"but the model's context is {self.context}"
+        )
+
+
+def load_tokenizer(path_or_id: str, revision: str = "main") -> "PreTrainedTokenizerBase":
+    """Return the tokenizer of a chat model, with a padding token.
+
+    Raises:
+        UsageError: there is no tokenizer, or it has no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    with _loading(path_or_id):
+        tokenizer = AutoTokenizer.from_pretrained(path_or_id, revision=revision or "main")
+    if not tokenizer.chat_template:
+        raise UsageError(
+            f"The tokenizer of {path_or_id} has no chat template; choose the instruct variant "
+            f"of the model."
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    path_or_id: str,
+    revision: str,
+    dtype: "torch.dtype",
+    quantization: Quantization = "none",
+) -> "PreTrainedModel":
+    """Return a causal language model on the GPU where there is one.
+
+    Raises:
+        UsageError: not a causal language model, or nf4 without CUDA.
+        MissingPackage: nf4 without bitsandbytes.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    revision = revision or "main"
+    with _loading(path_or_id):
+        settings = AutoConfig.from_pretrained(path_or_id, revision=revision)
+    if not set(settings.architectures or ()) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
+        made = ", ".join(settings.architectures or ()) or "of an unnamed architecture"
+        raise UsageError(
+            f"{path_or_id} is {made}, not a causal language model; choose one that writes text."
+        )
+    options = _nf4() if quantization == "nf4" else None
+    with _loading(path_or_id):
+        return AutoModelForCausalLM.from_pretrained(
+            path_or_id,
+            revision=revision,
+            dtype=dtype,
+            quantization_config=options,
+            attn_implementation="sdpa",
+            device_map={"": 0} if torch.cuda.is_available() else None,
+        )
+
+
+def load_adapter(model: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
+    """Return the model with the LoRA adapter of this folder put into its layers.
+
+    Raises:
+        UsageError: the folder holds no adapter.
+    """
+    from peft import PeftModel
+
+    if not (folder / "adapter_config.json").is_file():
+        raise UsageError(f"{folder} holds no adapter; train it again with: ecg-llm train")
+    with _loading(str(folder)):
+        return PeftModel.from_pretrained(model, str(folder)).get_base_model()
+
+
+def weights_digest(folder: Path) -> str:
+    """Return 12 hex digits that name the weights in a folder."""
+    has_weights = any(folder.glob("*.safetensors"))
+    return folder_digest(folder, "*.safetensors" if has_weights else "*")[:12]
+
+
+def chat_ids(
+    tokenizer: "PreTrainedTokenizerBase", messages: Messages, *, reply_follows: bool = True
+) -> list[int]:
+    """Return the tokens of a chat by the model's own template.
+
+    Control tokens that occur inside a message are tokenised as the text they are: the words of a
+    document can never end a turn or start another.
+    """
+    chat: list[Message] = list(messages)
+    ids = tokenizer.apply_chat_template(
+        chat,
+        add_generation_prompt=reply_follows,
+        tokenize=True,
+        return_dict=False,
+        sanitize_control_tokens=True,
+    )
+    return [int(token) for token in ids]
+
+
+def text_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """Return the tokens of a text, none of them special."""
+    ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    return [int(token) for token in ids]
+
+
+def end_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
+    """Return the tokens that end a reply: the generation configuration's and the tokenizer's."""
+    named = model.generation_config.eos_token_id if model.generation_config else None
+    ends = {named} if isinstance(named, int) else set(named or ())
+    return tuple(sorted(ends | ({tokenizer.eos_token_id} - {None})))
+
+
+def context(model: "PreTrainedModel") -> int:
+    """Return how many tokens prompt and reply may have together."""
+    found = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return int(found) if found else 10**9
+
+
+def _generate(held: _Held, ids: Sequence[Sequence[int]], decoding: Decoding) -> list[Reply]:
+    """Return the replies to one batch of prompts."""
+    import torch
+    from transformers import GenerationConfig
+
+    inputs, mask = _padded(ids, held, side="left")
+    sampling = {"do_sample": False}
+    if decoding.temperature > 0:
+        sampling = {
+            "do_sample": True,
+            "temperature": decoding.temperature,
+            "top_p": decoding.top_p,
+            "top_k": 0,
+        }
+    # The model's own configuration would fill what is not said here (Llama's samples at 0.6).
+    held.model.generation_config = GenerationConfig(
+        max_new_tokens=decoding.max_tokens,
+        eos_token_id=list(held.ends),
+        pad_token_id=held.tokenizer.pad_token_id,
+        **sampling,
+    )
+    with torch.inference_mode():
+        made = held.model.generate(input_ids=inputs, attention_mask=mask)
+    written = made[:, inputs.shape[1] :].tolist()
+    return [
+        _reply(held, new, len(prompt)) for new, prompt in zip(written, ids, strict=True)
+    ]
+
+
+def _reply(held: _Held, tokens: Sequence[int], tokens_in: int) -> Reply:
+    """Return the reply that these new tokens make, up to the first end token."""
+    end = next((i for i, token in enumerate(tokens) if token in held.ends), None)
+    kept = tokens[:end]
+    text = held.tokenizer.decode(kept, skip_special_tokens=True).strip()
+    if end is None:
+        return Reply(text, "truncated", "cut at max_tokens", tokens_in, len(kept))
+    if not text:
+        return Reply("", "error", "the reply is empty", tokens_in, end + 1)
+    return Reply(text, "ok", "", tokens_in, end + 1)
+
+
+def _likelihoods(
+    held: _Held, prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Sequence[int]]]
+) -> list[list[Likelihood]]:
+    """Return the likelihoods of one batch: each prompt is read once, then shared by its group."""
+    import torch
+
+    rows = [i for i, group in enumerate(groups) for _ in group]
+    texts = [text for group in groups for text in group]
+    inputs, mask = _padded(prompts, held, side="left")
+    with torch.inference_mode():
+        read = held.model(
+            input_ids=inputs,
+            attention_mask=mask,
+            position_ids=_positions(mask),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        targets, lengths = _padded(texts, held, side="right")
+        logits = read.logits[rows]
+        if targets.shape[1] > 1:
+            cache = read.past_key_values
+            cache.batch_select_indices(torch.tensor(rows, device=inputs.device))
+            seen = torch.cat([mask[rows], lengths[:, :-1]], dim=1)
+            rest = held.model(
+                input_ids=targets[:, :-1],
+                attention_mask=seen,
+                position_ids=_positions(seen)[:, mask.shape[1] :],
+                past_key_values=cache,
+                use_cache=True,
+            )
+            logits = torch.cat([logits, rest.logits], dim=1)
+        logits = logits[:, : targets.shape[1]].float()
+        chosen = logits.gather(2, targets.unsqueeze(2)).squeeze(2) - logits.logsumexp(2)
+        sums = (chosen * lengths).sum(1).tolist()
+    found: list[list[Likelihood]] = [[] for _ in prompts]
+    for row, text, total in zip(rows, texts, sums, strict=True):
+        found[row].append(Likelihood(total, len(text)))
+    return found
+
+
+def _padded(
+    ids: Sequence[Sequence[int]], held: _Held, *, side: Literal["left", "right"]
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Return tokens and mask, both (sequences, longest), on the model's device."""
+    import torch
+
+    width = max(len(row) for row in ids)
+    tokens = torch.full((len(ids), width), held.tokenizer.pad_token_id)
+    mask = torch.zeros_like(tokens)
+    for i, row in enumerate(ids):
+        place = slice(width - len(row), width) if side == "left" else slice(0, len(row))
+        tokens[i, place] = torch.tensor(row, dtype=tokens.dtype)
+        mask[i, place] = 1
+    return tokens.to(held.model.device), mask.to(held.model.device)
+
+
+def _positions(mask: "torch.Tensor") -> "torch.Tensor":
+    """Return the position of every token when padding takes none."""
+    return (mask.cumsum(1) - 1).clamp(min=0)
+
+
+@contextmanager
+def _seeded(decoding: Decoding) -> Iterator[None]:
+    """Sample from the call's own seed and leave the process's random state as it was."""
+    import torch
+
+    if decoding.temperature <= 0:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(decoding.seed)
+        yield
+
+
+@contextmanager
+def _loading(path_or_id: str) -> Iterator[None]:
+    """Turn what can go wrong in loading a model into a sentence, and load without a bar."""
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(
+            f"{path_or_id} cannot be loaded as a language model ({why[:200]}); give a folder with "
+            f"config.json, tokenizer and safetensors, or download it first with: "
+            f"hf download {path_or_id}"
+        ) from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _nf4() -> Any:
+    """Return the 4-bit settings of the paper: NF4, no double quantisation, bf16 compute."""
+    import importlib.util
+
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if not torch.cuda.is_available():
+        raise UsageError(
+            "4-bit weights (nf4, qlora) need a CUDA GPU; use quantization: none or method: lora."
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingPackage("bitsandbytes", "'ecg-llm[cuda]'", "4-bit weights")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=False,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )

@@ -1,0 +1,150 @@
+"""A Llama of a few million parameters, trained here from scratch: it exercises the chain."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ecg_llm import prompt, store
+from ecg_llm.config import NanoModelConfig
+from ecg_llm.contracts import Progress
+from ecg_llm.records import LETTERS, Training, digest
+from ecg_llm.train import tune
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BOS, EOS, EOT, PAD = "<|begin|>", "<|end|>", "<|end_of_turn|>", "<|pad|>"
+ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
+TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '" + EOT + "' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How Llama 3 splits text into words before merging bytes."""
+CARD = """# A nano model
+
+A Llama of {parameters:,} parameters, trained from random weights on {tokens:,} tokens of the
+passages of one study. It exercises the chain of ECG-LLM on any machine. It knows no medicine and
+hardly any language: nothing it says, and no score it gets, means anything about medicine.
+"""
+BLOCK, BATCH, LEARNING_RATE = 256, 8, 2e-3
+
+
+def build(
+    texts: Sequence[str],
+    settings: NanoModelConfig,
+    out: Path,
+    seed: int,
+    *,
+    name: str = "nano",
+    progress: Progress | None = None,
+) -> list[Training]:
+    """Train tokenizer and model on these texts and return the logged steps.
+
+    `out` becomes an ordinary Hugging Face folder, at once and complete. A call that was killed
+    goes on from its last checkpoint and ends with the same weights; work lies beside `out`.
+    """
+    place = tune.begin(out, digest(list(texts), settings.model_dump(mode="json"), seed, name))
+    if place is None:
+        return store.read(out / tune.ROWS, Training)
+    tokenizer = train_tokenizer(texts, settings)
+    model = random_model(tokenizer, settings, seed)
+    rows = tune.pretrain(
+        model,
+        tokenizer,
+        texts,
+        place / "pretrain",
+        name=name,
+        seed=seed,
+        tokens=settings.tokens,
+        block=min(BLOCK, settings.context),
+        batch=BATCH,
+        learning_rate=LEARNING_RATE,
+        progress=progress,
+    )
+    result = place / "result"
+    model.save_pretrained(result)
+    tokenizer.save_pretrained(result)
+    card = CARD.format(parameters=model.num_parameters(), tokens=rows[-1].tokens)
+    store.write_text(result / "README.md", card)
+    store.write(result / tune.ROWS, rows)
+    tune.finish(place, out)
+    return rows
+
+
+def train_tokenizer(texts: Sequence[str], settings: NanoModelConfig) -> "PreTrainedTokenizerBase":
+    """Return a byte-level BPE tokenizer with a chat template of its own."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    core.decoder = decoders.ByteLevel()
+    core.train_from_iterator(
+        [*texts, *_wording()],
+        trainers.BpeTrainer(
+            vocab_size=settings.vocabulary,
+            special_tokens=[BOS, EOS, EOT, PAD, *ROLES],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        ),
+    )
+    core.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, core.token_to_id(BOS))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token=BOS,
+        eos_token=EOT,
+        pad_token=PAD,
+        additional_special_tokens=[EOS, *ROLES],
+        chat_template=TEMPLATE,
+        model_max_length=settings.context,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def random_model(
+    tokenizer: "PreTrainedTokenizerBase", settings: NanoModelConfig, seed: int
+) -> "PreTrainedModel":
+    """Return a Llama with random weights that fits this tokenizer."""
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, set_seed
+
+    ends = [tokenizer.convert_tokens_to_ids(token) for token in (EOT, EOS)]
+    special = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": ends,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    set_seed(seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=settings.hidden,
+            intermediate_size=8 * settings.hidden // 3 // 16 * 16,
+            num_hidden_layers=settings.layers,
+            num_attention_heads=settings.heads,
+            max_position_embeddings=settings.context,
+            tie_word_embeddings=True,
+            **special,
+        )
+    )
+    model.generation_config = GenerationConfig(**special)
+    return model
+
+
+def _wording() -> list[str]:
+    """Return what prompts and replies say apart from the question, so that it takes few tokens."""
+    names = ("choice", "open", "passages", "context")
+    return [*map(prompt.template, names), *map(prompt.choice_reply, LETTERS[:5])]

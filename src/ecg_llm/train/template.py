@@ -1,0 +1,86 @@
+"""Questions as training examples, and which of their tokens carry loss."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
+
+from ecg_llm.contracts import Message, Task, UsageError
+from ecg_llm.local import chat_ids
+from ecg_llm.prompt import choice_reply, question_messages
+from ecg_llm.records import Passage, Question
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Example(TypedDict):
+    """A chat to learn from, in TRL's prompt-completion form."""
+
+    prompt: list[Message]
+    completion: list[Message]
+
+
+class Masked(NamedTuple):
+    """The tokens of an example; mask is 1 where a token carries loss."""
+
+    ids: list[int]
+    mask: list[int]
+
+    @property
+    def labels(self) -> list[int]:
+        """The tokens that carry loss, -100 for the others."""
+        return [token if lost else -100 for token, lost in zip(*self, strict=True)]
+
+
+def example(question: Question, passages: Sequence[Passage] = ()) -> Example:
+    """Return the prompt that arms are asked with, byte for byte, and the reply to learn."""
+    task = Task(question, question.options, tuple(passages))
+    reply = choice_reply(question.answer) if question.kind == "choice" else question.reference
+    return {
+        "prompt": question_messages(task),
+        "completion": [{"role": "assistant", "content": reply}],
+    }
+
+
+def loss_mask(tokenizer: "PreTrainedTokenizerBase", item: Example) -> Masked:
+    """Return the tokens of an example; the reply and its end token carry loss, nothing else.
+
+    Raises:
+        UsageError: the chat template writes the prompt differently once a reply follows.
+    """
+    prompt = chat_ids(tokenizer, item["prompt"])
+    whole = chat_ids(tokenizer, [*item["prompt"], *item["completion"]], reply_follows=False)
+    if whole[: len(prompt)] != prompt:
+        raise UsageError(
+            "The model's chat template writes the prompt differently once a reply follows, so it "
+            "would be trained on other prompts than it is asked; give the tokenizer a template "
+            "that only adds the reply."
+        )
+    return Masked(whole, [0] * len(prompt) + [1] * (len(whole) - len(prompt)))
+
+
+def check(tokenizer: "PreTrainedTokenizerBase", ends: Sequence[int] = ()) -> Masked:
+    """Return a masked example after checking what this tokenizer's chat template makes of it.
+
+    `ends` are the tokens at which generation stops besides the tokenizer's own end token.
+
+    Raises:
+        UsageError: two BOS tokens, a prompt that is no prefix of prompt and reply, or a reply
+            that no end token closes, so that the model would never learn to stop.
+    """
+    chat: Example = {
+        "prompt": [{"role": "user", "content": "What is a normal PR interval?"}],
+        "completion": [{"role": "assistant", "content": choice_reply("A")}],
+    }
+    masked = loss_mask(tokenizer, chat)
+    bos = tokenizer.bos_token_id
+    if bos is not None and masked.ids.count(bos) > 1:
+        raise UsageError("The model's chat template writes the BOS token twice; correct it.")
+    stops = {tokenizer.eos_token_id, *ends} - {None}
+    reply = [token for token, lost in zip(*masked, strict=True) if lost]
+    # Templates may put a line break after the end token.
+    if not stops & set(reply[-2:]):
+        raise UsageError(
+            "The model's chat template closes a reply with no end token, so a model trained with "
+            "it would never stop; add the EOS token to the template's assistant turn."
+        )
+    return masked

@@ -1,0 +1,277 @@
+import re
+from collections import Counter
+from html.parser import HTMLParser
+
+import pytest
+
+from ecg_llm import config
+from ecg_llm.records import Answer, Document, Estimate, Question, Rating, Score
+from ecg_llm.report import report
+from ecg_llm.stats.estimate import estimates
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"' {{ 7*7 }} ${x}"
+VOID = {"meta", "link", "br", "hr", "img", "input", "use", "path", "rect"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes, text and table cells of a page; complains about tags left open."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.ids, self.attributes, self.open = Counter(), [], [], []
+        self.tables, self.text = [], ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags[tag] += 1
+        self.attributes += [(tag, *pair) for pair in attrs]
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags[tag] += 1
+        self.attributes += [(tag, *pair) for pair in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" in self.open:
+            return
+        self.text += data
+        if self.tables and ("td" in self.open or "th" in self.open):
+            self.tables[-1][-1][-1] += data
+
+    def table(self, *header):
+        """Return the rows of the first table whose header starts so."""
+        return next(t[1:] for t in self.tables if tuple(t[0][: len(header)]) == header)
+
+
+@pytest.fixture(scope="module")
+def html(study, tables):
+    return report.build(study, tables, {}, ["Ran on a laptop."])
+
+
+@pytest.fixture(scope="module")
+def page(html):
+    return Page(html)
+
+
+def test_the_page_needs_nothing_from_outside_and_runs_no_code(page, html):
+    assert page.tags["script"] == page.tags["link"] == page.tags["img"] == page.tags["iframe"] == 0
+    for tag, name, value in page.attributes:
+        assert not name.startswith("on"), (tag, name)
+        if name in ("src", "href", "xlink:href", "action", "data"):
+            assert value.startswith("#"), (tag, name, value)
+    assert not re.search(r"@import|url\((?!#)", html)
+    assert "default-src 'none'" in html
+
+
+def test_the_page_is_well_formed_and_its_ids_are_unique(page):
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    inner = {v[1:] for _, name, v in page.attributes if name in ("href", "xlink:href")}
+    assert inner <= set(page.ids)
+
+
+def test_tables_and_figures_can_be_read_aloud(page):
+    headers = [a for a in page.attributes if a[0] == "th" and a[1] == "scope"]
+    assert len(headers) == page.tags["th"]
+    named = [value for tag, name, value in page.attributes if (tag, name) == ("svg", "aria-label")]
+    assert len(named) == page.tags["svg"] == 7  # three layers on two subsets, and one training job
+    assert "handbook/test_seen" in named[1]
+    assert ("html", "lang", "en") in page.attributes
+
+
+def test_equal_inputs_give_equal_bytes(study, tables, html):
+    assert report.build(study, tables, {}, ["Ran on a laptop."]) == html
+
+
+def test_model_output_and_file_names_are_inert(study, tables):
+    question = Question(
+        question_id="q", set="evil", kind="choice", question=EVIL, options=(EVIL, "b"), answer="A",
+        evidence=EVIL, context=EVIL, split="test", group="g",
+    )  # fmt: skip
+    other = question.model_copy(update={"question_id": "r", "group": "h"})
+    answers = [Answer(question_id=q, arm="base", text=EVIL, model=EVIL) for q in "qr"]
+    scores = [Score(question_id=q, arm=EVIL, metric="human", value=float(q == "q")) for q in "qr"]
+    rows = estimates(scores, dict.fromkeys("qr", "evil/test"), {}, (), 1000, 0)
+    made = {
+        "documents": [
+            Document(path=EVIL, doc_id="", status="unreadable", reason="corrupt", note=EVIL)
+        ],
+        "questions": [question, other],
+        "answers": answers,
+        "estimates": rows,
+    }
+    html = report.build(study, made, {"answers": {"notes": [EVIL], "hosts": [EVIL]}}, [EVIL])
+    page = Page(html)
+    assert page.tags["script"] == page.tags["img"] == 0
+    assert not [a for a in page.attributes if a[1].startswith("on")]
+    assert page.text.count("<script>alert(1)</script>") >= 8
+    assert "49" not in page.text.replace("{{ 7*7 }}", "")
+
+
+def test_nano_models_are_called_what_they_are(study, tables, page):
+    assert "say nothing about medicine" not in page.text
+    nano = study.model_copy(
+        update={"models": {**study.models, "llama": config.NanoModelConfig(kind="nano")}}
+    )
+    text = Page(report.build(nano, tables, {})).text
+    assert "their numbers say nothing about medicine" in text
+    assert "base, tuned, base+rag, tuned+rag." in text
+    assert "Not a medical device." in text
+    assert "Not a medical device." in page.text
+
+
+def test_the_tables_show_the_estimates(page, tables):
+    row = next(
+        e for e in tables["estimates"]
+        if (e.metric, e.subset, e.arm, e.against) == ("accuracy", "handbook/test", "base", "")
+    )  # fmt: skip
+    shown = next(r for r in page.table("Arm", "Letter written, %") if r[0] == "base")
+    assert shown[1] == f"{100 * row.value:.1f}{100 * row.low:.1f} to {100 * row.high:.1f}"
+    assert shown[2] == str(row.rank)
+    assert shown[-3:] == ["30", "10", "0"]
+    full = page.table("Subset", "Metric", "Arm")
+    assert len(full) == sum(
+        e.metric.startswith("accuracy") and not e.against for e in tables["estimates"]
+    )
+
+
+def test_the_summary_names_the_leader_and_what_cannot_be_told_apart(page, tables):
+    means = [
+        e for e in tables["estimates"]
+        if (e.metric, e.subset, e.against) == ("accuracy", "handbook/test", "")
+    ]  # fmt: skip
+    best = max(means, key=lambda e: e.value)
+    assert f"{best.arm} answered {100 * best.value:.1f} % of 30 multiple-choice" in page.text
+    assert "No other arm is distinguishable from it." in page.text
+    assert "Ran on a laptop." in page.text
+
+
+def test_a_clear_difference_is_told_with_its_size_and_interval(study):
+    scores = [
+        Score(question_id=f"q{i}", arm=arm, metric="accuracy", value=float(i % 10 < right))
+        for arm, right in (("base", 2), ("tuned", 9), ("base+rag", 8))
+        for i in range(60)
+    ]
+    subset_of = {f"q{i}": "hand/test" for i in range(60)}
+    pairs = (("tuned", "base"), ("base+rag", "base"))
+    rows = estimates(scores, subset_of, {}, pairs, 1000, 0)
+    declared = study.model_copy(
+        update={"estimates": study.estimates.model_copy(update={"comparisons": pairs})}
+    )
+    page = Page(report.build(declared, {"estimates": rows}, {}))
+    assert re.search(r"It is ahead of base by 70\.0 points \(\d\d\.\d to \d\d\.\d\)", page.text)
+    assert re.search(
+        r"base\+rag against base: \+60\.0 points \(\+\d\d\.\d to \+\d\d\.\d\)\.", page.text
+    )
+    assert [row[-1] for row in page.table("Difference")] == ["tuned higher", "base+rag higher"]
+    assert "over the comparisons declared before the run" in page.text
+
+
+def test_a_subset_from_one_document_claims_nothing_beyond_it(study):
+    scores = [
+        Score(question_id=f"q{i}", arm=arm, metric="accuracy", value=float(i % 3 > k))
+        for k, arm in enumerate(("base", "tuned"))
+        for i in range(12)
+    ]
+    ids = [f"q{i}" for i in range(12)]
+    rows = estimates(scores, dict.fromkeys(ids, "s/test"), dict.fromkeys(ids, "d"), (), 1000, 0)
+    page = Page(report.build(study, {"estimates": rows}, {}))
+    assert "All questions come from one document" in page.text
+    assert [row[-1] for row in page.table("Difference")] == ["not tested"]
+
+
+def test_counts_add_up_to_the_tables(page, tables):
+    def total(*header):
+        return int(page.table(*header)[-1][-1].replace(",", ""))
+
+    assert total("Status", "Reason", "Files") == len(tables["documents"]) == 14
+    assert total("Kind", "Passages") == len(tables["passages"])
+    assert total("Kind", "ok", "truncated") == len(tables["drafts"])
+    assert total("Set, split and kind") == len(tables["questions"])
+    assert total("Why") == sum(q.status == "dropped" for q in tables["questions"]) == 22
+    assert total("Arm", "ok") == len(tables["answers"])
+    assert int(page.table("Judge", "ok")[0][-1]) == len(tables["judgements"])
+    assert total("Metric", "scored") == len(tables["scores"])
+    missing = sum(e.missing for e in tables["estimates"] if not e.against)
+    unscored = sum(s.status in ("unparsed", "error") for s in tables["scores"])
+    assert missing == unscored > 0
+
+
+def test_files_not_read_are_listed_with_the_reason_and_the_remedy(page):
+    rows = {row[0]: row[1:] for row in page.table("File", "Status", "Why")}
+    assert set(rows) == {
+        "scans/old-atlas.pdf", "photo.pdf", "copy-of-03-chapter.pdf", "05-part-two.pdf",
+    }  # fmt: skip
+    assert rows["scans/old-atlas.pdf"][0] == "unreadable"
+    assert "Install ocrmypdf" in rows["scans/old-atlas.pdf"][1]
+
+
+def test_ten_sample_questions_show_the_answer_of_every_arm(page, study):
+    assert page.tags["article"] == 10
+    assert page.tags["dd"] - 8 == 10 * len(study.arms)  # the rest explain how to read the page
+    assert "12-chapter" not in page.text
+    assert "A right" in page.text
+    assert "verdict 0.25" in page.text
+
+
+def test_provenance_names_models_versions_hosts_and_settings(study, tables):
+    manifests = {
+        "documents": {"key": "ab12", "rows": 14, "packages": {"torch": "2.13.0"}, "hosts": []},
+        "answers/frontier-api": {
+            "key": "cd34", "rows": 90, "packages": {"torch": "2.13.1"},
+            "hosts": ["gateway.example.org"], "notes": ["One answer timed out."],
+        },
+        "report": {},
+    }  # fmt: skip
+    text = Page(report.build(study, tables, manifests)).text
+    for shown in (
+        "torch 2.13.0, 2.13.1", "Hosts contacted: gateway.example.org", "cd34",
+        "answers/frontier-api: One answer timed out.", "meta-llama/Llama-3.1-8B-Instruct",
+        "Seed 20251018", '"passage_tokens": 2048',
+    ):  # fmt: skip
+        assert shown in text
+    assert "Hosts contacted: none" in Page(report.build(study, tables, {})).text
+
+
+def test_names_that_raters_gave_are_shown_as_they_are(study):
+    names = ("Finetuned 8B: r=256, alpha=128", "LLama 3.1 8B + RAG", "模型 $x_1$", "x" * 90)
+    ratings = [
+        Score(question_id=f"q{i}", arm=name, metric="human", value=(i + k) % 5 / 4)
+        for k, name in enumerate(names)
+        for i in range(40)
+    ]
+    assert Rating.table not in {row.table for row in ratings}
+    rows = estimates(ratings, {f"q{i}": "forty/rated" for i in range(40)}, {}, (), 1000, 0)
+    page = Page(report.build(study, {"estimates": rows}, {}))
+    assert {row[0] for row in page.table("Arm", "Experts' rating")} == set(names)
+    assert "模型 $x_1$" in page.text
+    assert "Questions that experts rated" in page.text
+
+
+def test_a_study_without_answers_still_has_a_report():
+    text = Page(report.build(config.Study(), {}, {})).text
+    assert "no answer has been scored" in text
+    assert "This study has no documents of its own." in text
+
+
+def test_the_terminal_gets_a_short_table(tables):
+    header, *lines = report.summary_table(tables["estimates"])
+    assert header[:3] == ("subset", "arm", "accuracy %")
+    assert len(lines) == 12
+    assert {len(line) for line in lines} == {len(header)}
+    assert re.fullmatch(r"\d\d\.\d \(\d\d\.\d to \d+\.\d\) #\d", lines[0][2])
+    assert report.summary_table([]) == [("subset", "arm")]
+    lone = Estimate(metric="bleu", subset="s", arm="a", method="mean/none")
+    assert report.summary_table([lone]) == [("subset", "arm")]
