@@ -3,31 +3,12 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from support import run_cli as ecg
 
 from ecg_llm.commands import init
-
-
-def ecg(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ecg_llm.cli", *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def best_of(times: int, code: str) -> float:
-    found = []
-    for _ in range(times):
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-        found.append(time.perf_counter() - started)
-    return min(found)
 
 
 def test_importing_and_help_load_no_heavy_library() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from conftest import run_cli
+from support import run_cli
 
 from ecg_llm.records import (
     DOCUMENT_REASONS,

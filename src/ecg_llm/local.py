@@ -316,9 +316,7 @@ def _generate(held: _Held, ids: Sequence[Sequence[int]], decoding: Decoding) -> 
     with torch.inference_mode():
         made = held.model.generate(input_ids=inputs, attention_mask=mask)
     written = made[:, inputs.shape[1] :].tolist()
-    return [
-        _reply(held, new, len(prompt)) for new, prompt in zip(written, ids, strict=True)
-    ]
+    return [_reply(held, new, len(prompt)) for new, prompt in zip(written, ids, strict=True)]
 
 
 def _reply(held: _Held, tokens: Sequence[int], tokens_in: int) -> Reply:

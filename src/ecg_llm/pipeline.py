@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ecg_llm import config, privacy, steps, store
+from ecg_llm import config, privacy, registry, steps, store
 from ecg_llm.contracts import (
     Answerer,
     ChatModel,
@@ -50,7 +50,7 @@ def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Ste
     """Return every step of this study, in order."""
     literature = folder / study.literature
     imports = [import_path(imported, folder) for imported in study.questions.imports]
-    documents = study.documents.model_dump(mode="json", exclude={"workers"})
+    documents = reading_parameters(study)
     made = [
         Step(
             "documents",
@@ -245,9 +245,7 @@ def read_documents(work: Work, study: config.Study, literature: Path) -> Iterato
     texts = work.folder / "texts"
     texts.mkdir(exist_ok=True)
     rows = {row.path: row for row in work.made(Document)}
-    if work.previous.get("parameters") == study.documents.model_dump(
-        mode="json", exclude={"workers"}
-    ):
+    if work.previous.get("parameters") == reading_parameters(study):
         old = steps.read_table(work.folder / "documents.jsonl", Document)
         rows = {row.path: row for row in old} | rows
     known = {path: (row, read_text(work.folder, row)) for path, row in rows.items()}
@@ -586,6 +584,19 @@ class Models:
 def usable(passages: Sequence[Passage], study: config.Study) -> list[Passage]:
     """Return the passages that models may see: of the chosen kinds and visible on the page."""
     return [row for row in passages if row.kind in study.passages.kinds and not row.hidden]
+
+
+def reading_parameters(study: config.Study) -> dict[str, object]:
+    """Return what decides the text of documents: settings, engine version, OCR here or not."""
+    from ecg_llm.corpus import pdf
+
+    settings = study.documents
+    command, _ = pdf.ocr_command() if settings.ocr == "auto" else ((), "")
+    return {
+        **settings.model_dump(mode="json", exclude={"workers", "timeout", "memory_mb"}),
+        "engine_version": registry.find("pdf", settings.engine)().version,
+        "ocr": "on" if command else "off",
+    }
 
 
 def training_passages(work: Work, study: config.Study) -> list[Passage]:

@@ -156,6 +156,7 @@ def test_no_text_makes_no_passage() -> None:
         "This was described in 2008.|The next study followed.",
         "Waves were absent [12].|Dose was 5 mg i.v. at 8 a.m. on day 2.",
         'He said "it stopped."|Then it beat again.',
+        "The QT was 480 ms.|Beta blockers help.|It rose 2 mm.|V1 had a raised ST.|PR fell.",
         "ST elevation of approx. 2 mm was seen.|No. 5 had none.",
     ],
 )

@@ -25,7 +25,7 @@ def test_text_stays_text_and_colours_come_from_the_page():
     for text in ("base", "tuned", "failed", "hand/test", "40 %"):
         assert f">{text}</text>" in svg
     assert "var(--first)" in svg
-    assert not re.search(r"#[0-9a-f]{6}", svg)
+    assert not re.search(r"(fill|stroke): #", svg)
 
 
 def test_ids_of_two_figures_never_meet():

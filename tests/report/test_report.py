@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from ecg_llm import config
-from ecg_llm.records import Answer, Document, Estimate, Question, Rating, Score
+from ecg_llm.records import Answer, Document, Estimate, Question, Score
 from ecg_llm.report import report
 from ecg_llm.stats.estimate import estimates
 
@@ -39,6 +39,7 @@ class Page(HTMLParser):
     def handle_startendtag(self, tag, attrs):
         self.tags[tag] += 1
         self.attributes += [(tag, *pair) for pair in attrs]
+        self.ids += [value for name, value in attrs if name == "id"]
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -95,7 +96,7 @@ def test_equal_inputs_give_equal_bytes(study, tables, html):
     assert report.build(study, tables, {}, ["Ran on a laptop."]) == html
 
 
-def test_model_output_and_file_names_are_inert(study, tables):
+def test_model_output_and_file_names_are_inert(study):
     question = Question(
         question_id="q", set="evil", kind="choice", question=EVIL, options=(EVIL, "b"), answer="A",
         evidence=EVIL, context=EVIL, split="test", group="g",
@@ -125,7 +126,7 @@ def test_nano_models_are_called_what_they_are(study, tables, page):
     nano = study.model_copy(
         update={"models": {**study.models, "llama": config.NanoModelConfig(kind="nano")}}
     )
-    text = Page(report.build(nano, tables, {})).text
+    text = Page(report.build(nano, {}, {})).text
     assert "their numbers say nothing about medicine" in text
     assert "base, tuned, base+rag, tuned+rag." in text
     assert "Not a medical device." in text
@@ -220,13 +221,13 @@ def test_files_not_read_are_listed_with_the_reason_and_the_remedy(page):
 
 def test_ten_sample_questions_show_the_answer_of_every_arm(page, study):
     assert page.tags["article"] == 10
-    assert page.tags["dd"] - 8 == 10 * len(study.arms)  # the rest explain how to read the page
-    assert "12-chapter" not in page.text
+    shown = [a for a in page.attributes if a == ("span", "class", "answer")]
+    assert len(shown) == 10 * len(study.arms)
     assert "A right" in page.text
     assert "verdict 0.25" in page.text
 
 
-def test_provenance_names_models_versions_hosts_and_settings(study, tables):
+def test_provenance_names_models_versions_hosts_and_settings(study):
     manifests = {
         "documents": {"key": "ab12", "rows": 14, "packages": {"torch": "2.13.0"}, "hosts": []},
         "answers/frontier-api": {
@@ -235,14 +236,14 @@ def test_provenance_names_models_versions_hosts_and_settings(study, tables):
         },
         "report": {},
     }  # fmt: skip
-    text = Page(report.build(study, tables, manifests)).text
+    text = Page(report.build(study, {}, manifests)).text
     for shown in (
         "torch 2.13.0, 2.13.1", "Hosts contacted: gateway.example.org", "cd34",
         "answers/frontier-api: One answer timed out.", "meta-llama/Llama-3.1-8B-Instruct",
         "Seed 20251018", '"passage_tokens": 2048',
     ):  # fmt: skip
         assert shown in text
-    assert "Hosts contacted: none" in Page(report.build(study, tables, {})).text
+    assert "Hosts contacted: none" in Page(report.build(study, {}, {})).text
 
 
 def test_names_that_raters_gave_are_shown_as_they_are(study):
@@ -252,7 +253,6 @@ def test_names_that_raters_gave_are_shown_as_they_are(study):
         for k, name in enumerate(names)
         for i in range(40)
     ]
-    assert Rating.table not in {row.table for row in ratings}
     rows = estimates(ratings, {f"q{i}": "forty/rated" for i in range(40)}, {}, (), 1000, 0)
     page = Page(report.build(study, {"estimates": rows}, {}))
     assert {row[0] for row in page.table("Arm", "Experts' rating")} == set(names)
@@ -266,12 +266,14 @@ def test_a_study_without_answers_still_has_a_report():
     assert "This study has no documents of its own." in text
 
 
-def test_the_terminal_gets_a_short_table(tables):
-    header, *lines = report.summary_table(tables["estimates"])
-    assert header[:3] == ("subset", "arm", "accuracy %")
-    assert len(lines) == 12
-    assert {len(line) for line in lines} == {len(header)}
-    assert re.fullmatch(r"\d\d\.\d \(\d\d\.\d to \d+\.\d\) #\d", lines[0][2])
-    assert report.summary_table([]) == [("subset", "arm")]
+def test_the_terminal_gets_a_short_table_in_the_order_of_the_study(tables):
+    order = ("tuned", "base")
+    columns, rows = report.summary_table(tables["estimates"], order)
+    assert columns[:3] == ("subset", "arm", "accuracy %")
+    assert [row[1] for row in rows][:3] == ["tuned", "base", "base+rag"]
+    assert len(rows) == 12
+    assert {len(row) for row in rows} == {len(columns)}
+    assert re.fullmatch(r"\d\d\.\d \(\d\d\.\d to \d+\.\d\) #\d", rows[0][2])
+    assert report.summary_table([]) == (("subset", "arm"), [])
     lone = Estimate(metric="bleu", subset="s", arm="a", method="mean/none")
-    assert report.summary_table([lone]) == [("subset", "arm")]
+    assert report.summary_table([lone]).rows == []

@@ -1,4 +1,6 @@
+# ruff: noqa: E501 - replies are kept as they came
 import json
+import time
 
 import pytest
 
@@ -150,7 +152,7 @@ TABLE = [
     ("A is wrong, B is wrong, D is wrong, so the answer is C.", RHYTHMS, "C"),
     ("Option A is incorrect. Option B is incorrect. Option C is correct.", RHYTHMS, "C"),
     ("A: incorrect\nB: correct\nC: incorrect\nD: incorrect", RHYTHMS, "B"),
-    ("The answer is not A but C.", RHYTHMS, None),
+    ("The answer is not A but C.", RHYTHMS, "C"),
     ("The answer is not A. The answer is C.", RHYTHMS, "C"),
     ("Neither A nor B fits; the answer is C.", RHYTHMS, "C"),
     ("Not A. Answer: C", RHYTHMS, "C"),
@@ -304,9 +306,190 @@ TABLE = [
     ("A is incorrect.", RHYTHMS, None),
     ("The QRS complex represents the depolarization of the ventricles", RHYTHMS, None),
     ("42", RHYTHMS, None),
+    # a second batch, written after the parser, to see what it had not been made for
+    ("The answer is B.\n\nThe answer is B.", RHYTHMS, "B"),
+    ("Based on the ECG findings described, the most likely answer is (C) Sinus tachycardia.", RHYTHMS, "C"),
+    ("I would select (D).", RHYTHMS, "D"),
+    ("My answer: D", RHYTHMS, "D"),
+    ("The correct answer is option (C): Sinus tachycardia.", RHYTHMS, "C"),
+    ("Among the given options, the correct one is B.", RHYTHMS, "B"),
+    ("The correct answer is\nB", RHYTHMS, "B"),
+    ("Correct Answer: **(B) Atrial fibrillation**\n\nRationale: The absence of P waves...", RHYTHMS, "B"),
+    ("B) Atrial fibrillation is the correct answer.", RHYTHMS, "B"),
+    ("The correct answer is letter B", RHYTHMS, "B"),
+    ("The correct answer is choice B.", RHYTHMS, "B"),
+    ("B. Atrial fibrillation\n\nA. Atrial flutter - incorrect, sawtooth\nC. Sinus tachycardia - incorrect\nD. AVNRT - incorrect", RHYTHMS, "B"),
+    ("The correct answer is not A, C or D; it is B.", RHYTHMS, "B"),
+    ("None of these are right.", RHYTHMS, None),
+    ("I'm not sure, but I would guess B.", RHYTHMS, "B"),
+    ("Probably B", RHYTHMS, "B"),
+    ("B?", RHYTHMS, "B"),
+    ("Option (b)", RHYTHMS, "B"),
+    ("The answer must be D.", RHYTHMS, "D"),
+    ("The answer should be D.", RHYTHMS, "D"),
+    ("Clearly, D is the answer.", RHYTHMS, "D"),
+    ("Hence the correct option is (d).", RHYTHMS, "D"),
+    ("Ans: D", RHYTHMS, "D"),
+    ("Ans. D", RHYTHMS, "D"),
+    ("A: D", RHYTHMS, "D"),
+    ("Answer is D", RHYTHMS, "D"),
+    ("Answer=D", RHYTHMS, "D"),
+    ("answer: [D]", RHYTHMS, "D"),
+    ("answer: {D}", RHYTHMS, "D"),
+    ("**D**: AV nodal re-entry", RHYTHMS, "D"),
+    ("The ECG shows an irregularly irregular rhythm without P waves, which is consistent with atrial fibrillation.", RHYTHMS, "B"),
+    ("The patient has atrial fibrillation. This is because no P waves are seen.", RHYTHMS, None),
+    ("Atrial fibrillation is characterized by no P waves. Atrial flutter by sawtooth waves.", RHYTHMS, None),
+    ("The correct answer is Atrial fibrillation, not atrial flutter.", RHYTHMS, "B"),
+    ("Die korrekte Antwort ist C).", RHYTHMS, "C"),
+    ("Die richtige Antwort ist: C", RHYTHMS, "C"),
+    ("Antwort C ist korrekt.", RHYTHMS, "C"),
+    ("Die Lösung ist C.", RHYTHMS, "C"),
+    ("C ist korrekt", RHYTHMS, "C"),
+    ("Meiner Meinung nach ist C richtig.", RHYTHMS, "C"),
+    ("Ich denke, dass Antwort C richtig ist.", RHYTHMS, "C"),
+    ("Es ist C.", RHYTHMS, "C"),
+    ("Antwort: C) Sinustachykardie", RHYTHMS, "C"),
+    ("Die Antworten A und C sind richtig.", RHYTHMS, None),
+    ("Daher ist C die richtige Antwort.", RHYTHMS, "C"),
+    ("Die richtige Antwort ist daher C.", RHYTHMS, "C"),
+    ("Keine der Antworten ist richtig.", RHYTHMS, None),
+    ("Das kann ich nicht beantworten.", RHYTHMS, None),
+    ("Aufgrund der fehlenden P-Wellen ist die Diagnose Vorhofflimmern.", RHYTHMS, None),
+    ("I choose option C because A, B and D do not fit.", RHYTHMS, "C"),
+    ("A, B, and D are incorrect. C is correct.", RHYTHMS, "C"),
+    ("A, B and D can be ruled out, so C.", RHYTHMS, "C"),
+    ("Eliminating A, B, and D, the answer is C.", RHYTHMS, "C"),
+    ("Let's think step by step. Option A: flutter waves would be seen. Option B: irregular. Option C: P waves. Option D: regular narrow. The ECG is irregular. Therefore, the correct answer is B) Atrial fibrillation.", RHYTHMS, "B"),
+    ("Let's think step by step. First, we look at the P waves. In option A, the", RHYTHMS, None),
+    ("Option A: Atrial flutter - This is", RHYTHMS, None),
+    ("To determine the correct answer, let's review each option:\n\nA) Atrial flutter: sawtooth waves\nB) Atrial fibrillation: irregular", RHYTHMS, None),
+    ("The correct answer is C. \n\nHowever, some would argue B.", RHYTHMS, "C"),
+    ("The correct answer is A. \nExplanation: A P wave...", RHYTHMS, "A"),
+    ("Given the options A, B, C and D, the best is C.", RHYTHMS, "C"),
+    ("Given the options, C fits best.", RHYTHMS, "C"),
+    ("C seems to be the best choice.", RHYTHMS, "C"),
+    ("It would be C.", RHYTHMS, "C"),
+    ("C!", RHYTHMS, "C"),
+    ("C, sinus tachycardia", RHYTHMS, "C"),
+    ("C = sinus tachycardia", RHYTHMS, "C"),
+    ("sinus tachycardia (C)", RHYTHMS, "C"),
+    ("Sinus tachycardia (option C)", RHYTHMS, "C"),
+    ("Choice C.", RHYTHMS, "C"),
+    ("The correct choice: C", RHYTHMS, "C"),
+    ("The answer is \"C\"", RHYTHMS, "C"),
+    ("The answer is 'C'.", RHYTHMS, "C"),
+    ("The answer is C) because of the P waves", RHYTHMS, "C"),
+    ("{\"answer\": \"C\", \"explanation\": \"A is wrong\"}", RHYTHMS, "C"),
+    ("{\"answer\": [\"C\"]}", RHYTHMS, "C"),
+    ("{\"answer\": {\"letter\": \"C\"}}", RHYTHMS, "C"),
+    ("{answer: C}", RHYTHMS, "C"),
+    ("answer: \"C\" }", RHYTHMS, "C"),
+    ("C\n\n---\n\nC", RHYTHMS, "C"),
+    ("Final answer:\n\n**C**", RHYTHMS, "C"),
+    ("The final answer is: $\\boxed{C}$", RHYTHMS, "C"),
+    ("\\boxed{C. Sinus tachycardia}", RHYTHMS, "C"),
+    ("\\boxed{\\textbf{C}}", RHYTHMS, "C"),
+    ("$$\\boxed{C}$$", RHYTHMS, "C"),
+    ("The correct answer is A nor B.", RHYTHMS, None),
+    ("I refuse to answer.", RHYTHMS, None),
+    ("I can't help with that.", RHYTHMS, None),
+    ("Please consult a physician.", RHYTHMS, None),
+    ("Sorry, I need more context.", RHYTHMS, None),
+    ("As a language model, I can't pick between A and B.", RHYTHMS, None),
+    ("A 12-lead ECG should be obtained.", RHYTHMS, None),
+    ("A or C could be correct.", RHYTHMS, None),
+    ("Could be B.", RHYTHMS, "B"),
+    ("It could be A or B.", RHYTHMS, None),
+    ("Either B or C", RHYTHMS, None),
+    ("A & B", RHYTHMS, None),
+    ("All of A, B, C and D", RHYTHMS, None),
+    ("Both", RHYTHMS, None),
+    ("Answer:", RHYTHMS, None),
+    ("Answer: ?", RHYTHMS, None),
+    ("Answer: none", RHYTHMS, None),
+    ("The correct answer is F.", RHYTHMS, None),
+    ("Z", RHYTHMS, None),
+    ("1", RHYTHMS, None),
+    ("The correct answer is not given.", RHYTHMS, None),
+    ("The correct answer is not listed.", RHYTHMS, None),
+    ("Beta blockers are first line.", RHYTHMS, None),
+    ("Amiodarone", RHYTHMS, None),
+    ("Delta waves", RHYTHMS, None),
+    ("Dangerous arrhythmia", RHYTHMS, None),
+    ("Certainly! The correct answer is B.", RHYTHMS, "B"),
+    ("Certainly! Here is the answer: B", RHYTHMS, "B"),
+    ("Dear user, the answer is B.", RHYTHMS, "B"),
+    ("Actually, the correct answer is B.", RHYTHMS, "B"),
+    ("Absolutely B.", RHYTHMS, "B"),
+    ("The answer is A, no wait, B.", RHYTHMS, "B"),
+    ("The answer is A... actually the answer is B.", RHYTHMS, "B"),
+    ("First I thought B, but the answer is C.", RHYTHMS, "C"),
+    ("B is tempting, but the answer is C.", RHYTHMS, "C"),
+    ("The answer can't be B, so it is C.", RHYTHMS, "C"),
+    ("The answer is C (B would need irregular RR).", RHYTHMS, "C"),
+    ("(C)", RHYTHMS, "C"),("( C )", RHYTHMS, "C"),("C )", RHYTHMS, "C"),("C]", RHYTHMS, "C"),
+    ("> C", RHYTHMS, "C"),("- C", RHYTHMS, "C"),("* C", RHYTHMS, "C"),("• C) Sinus tachycardia", RHYTHMS, "C"),("# C", RHYTHMS, "C"),
+    ("Respuesta: C", RHYTHMS, "C"),
+    ("The ECG in hepatitis B shows nothing", RHYTHMS, None),
+    ("Vitamin D deficiency.", RHYTHMS, None),
+    ("Lead I and aVL show ST elevation.", RHYTHMS, None),
+    ("Stage B heart failure.", RHYTHMS, None),
+    ("Stanford type A dissection.", RHYTHMS, None),
+    ("Group A streptococcus", RHYTHMS, None),
+    ("Type A", RHYTHMS, None),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "options", "letter"), TABLE, ids=range(len(TABLE)))
 def test_a_reply_gives_the_letter_that_a_careful_reader_takes_from_it(text, options, letter):
     assert parse(text, options).letter == letter
+
+
+def test_the_table_is_large_enough_to_mean_something():
+    assert len(TABLE) >= 150
+    assert len({(text, options) for text, options, _ in TABLE}) == len(TABLE)
+
+
+def test_the_trained_reply_is_read_by_the_strict_parser():
+    for letter in "ABCD":
+        assert parse(choice_reply(letter), RHYTHMS) == (letter, "strict")
+        assert parse(choice_reply(letter), RHYTHMS, "strict") == (letter, "strict")
+
+
+def test_the_parser_that_read_the_reply_is_named():
+    assert parse("**B**", RHYTHMS) == ("B", "tolerant")
+    assert parse("**B**", RHYTHMS, "strict") == (None, "strict")
+    assert parse("Although", RHYTHMS) == (None, "tolerant")
+
+
+def test_an_unknown_parser_is_refused_with_a_suggestion():
+    with pytest.raises(UsageError, match='did you mean "tolerant"'):
+        parse("B", RHYTHMS, "tolerent")
+
+
+@pytest.mark.parametrize(
+    "unit", ["answer: the ", "option A is ", "A, ", "not ", '{"a":', "<think>"]
+)
+def test_a_reply_that_loops_is_read_in_seconds(unit):
+    started = time.monotonic()
+    parse(unit * 2000, RHYTHMS)
+    assert time.monotonic() - started < 5
+
+
+def test_lines_are_read_one_by_one_and_bad_ones_answered():
+    lines = [
+        json.dumps({"text": "**B**", "options": list(RHYTHMS)}),
+        json.dumps({"text": "I cannot say.", "options": list(RHYTHMS)}),
+        "not json",
+        "",
+        "[1, 2]",
+        json.dumps({"text": 3, "options": ["a", "b"]}),
+        json.dumps({"text": "B", "options": "ab"}),
+        json.dumps({"text": "B", "options": []}),
+        json.dumps({"text": "The correct answer is A.", "options": list(RHYTHMS)}) + "\n",
+    ]
+    read = list(parse_lines(lines))
+    assert [line["choice"] for line in read] == ["B", None, *[None] * 6, "A"]
+    assert [line["parser"] for line in read] == ["tolerant"] * 8 + ["strict"]
+    assert [number for number, line in enumerate(read) if "error" in line] == [2, 3, 4, 5, 6, 7]

@@ -16,7 +16,7 @@ def csv_file(folder, text, name="results.csv"):
 
 
 def compared(*paths, **options):
-    return compare.compare({str(path): compare.read(path) for path in paths}, **options)
+    return compare.compare(paths, **options)
 
 
 def marks(system, right, total):

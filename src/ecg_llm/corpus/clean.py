@@ -368,7 +368,8 @@ def _headings_mended(page: str, printed: bool) -> list[str]:
         above = HEADING.fullmatch(last)
         if heading is None:
             before = mended[-2] if len(mended) > 1 else ""
-            if above and _runs_on(above[2], block) and not _goes_on(before, block):
+            broken = above and (above[2].endswith("-") or not _goes_on(before, block))
+            if above and broken and _runs_on(above[2], block):
                 mended[-1] = _glued(above[2], block)
             elif printed and _goes_on(last, block):
                 mended[-1] = _glued(last, block)

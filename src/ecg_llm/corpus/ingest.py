@@ -31,7 +31,7 @@ LICENCES = (
     (
         re.compile(
             r"Creative\s+Commons\s+(Attribution(?:[\s-]+(?:Non-?Commercial|Share-?Alike|"
-            r"No-?Deriv(?:ative)?s?(?:\s+Works)?))*)[^.]{0,40}?(\d\.\d)?",
+            r"No-?Deriv(?:ative)?s?(?:\s+Works)?))*)(?:[^.\d]{0,40}?(\d\.\d))?",
             re.IGNORECASE,
         ),
         "CC {} {}",

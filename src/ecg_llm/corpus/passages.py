@@ -15,9 +15,9 @@ ABBREVIATIONS = frozenset(
     re.findall(
         r"\S+",
         """
-    fig figs tab tabs ref refs eq eqs sec ch chap vol no nos nr pp p ed eds et al cf ca approx resp
-    vs viz e.g i.e a.k.a etc dr prof mr mrs ms st jr sr inc ltd dept univ hosp med cardiol circ
-    electrocardiol physiol j am eur int clin engl n.engl dtsch wochenschr min max sek std mm cm ml
+    fig figs tab tabs ref refs eq eqs ch chap vol no nos nr pp p ed eds et al cf ca approx resp
+    vs viz e.g i.e a.k.a etc dr prof mr mrs st jr sr inc ltd dept univ hosp med cardiol circ
+    electrocardiol physiol j eur int clin engl n.engl dtsch wochenschr max
     z.b d.h u.a u.u o.ä o.a i.d.r s.o s.u v.a z.t i.v p.o s.c i.m b.i.d t.i.d q.d p.r.n abb bzw ggf
     evtl usw inkl exkl vgl bspw sog dipl priv.-doz hrsg aufl bd jh nachm vorm str tel ff fa geb
     jan feb mar apr jun jul aug sep sept oct okt nov dec dez
@@ -25,7 +25,7 @@ ABBREVIATIONS = frozenset(
     )
 )
 """Words before a full stop that rarely end a sentence, in lower case without the last stop."""
-ENDING = frozenset(re.findall(r"\S+", "al etc min max mm cm ml p.o i.v s.c i.m usw ms no am"))
+ENDING = frozenset(re.findall(r"\S+", "al etc max p.o i.v s.c i.m usw no"))
 """Abbreviations that also end sentences: they do where a word in capitals of its own follows."""
 OPENERS = frozenset(
     re.findall(
@@ -279,7 +279,8 @@ def _ends_sentence(text: str, begin: int, stop: re.Match[str]) -> bool:
     if len(bare) == 1 and bare.isalpha():
         # initials and "z. B."; "lead I. The" and "vitamin K. The" are ends
         return following.lower() in OPENERS and word.isupper()
-    if bare in ABBREVIATIONS or re.fullmatch(r"(?:[a-zäöü]\.)+[a-zäöü]", bare):
+    shouted = word.isupper() and len(word) > 1  # "ST." is no saint
+    if (bare in ABBREVIATIONS and not shouted) or re.fullmatch(r"(?:[a-zäöü]\.)+[a-zäöü]", bare):
         ends = bare in ENDING or "." in bare
         return ends and following.lower() in OPENERS and following[:1].isupper()
     return True

@@ -28,7 +28,7 @@ CONTEXT = re.compile(
     r"|hence|also|moreover|furthermore|instead|otherwise|in turn|again|too|then|likewise|example"
     r"|recall|another|its own|previously|earlier|later on|https?|www|reported|trial|meta-analysis"
     r"|dies\w*|solche\w*|jene\w*|abbildung|tabelle|kapitel|abschnitt|siehe|oben|unten|hier|jedoch"
-    r"|daher|deshalb|somit|außerdem|zudem|ebenfalls|dabei|hierbei|dann|sowie auch|wir|ihre?|beitrag)\b"
+    r"|daher|deshalb|somit|außerdem|zudem|ebenfalls|dabei|hierbei|dann|wir|ihre?|beitrag)\b"
     r"|@\w|=>|\\|_{2}|\$",
     re.IGNORECASE,
 )
@@ -45,9 +45,10 @@ BAD_START = re.compile(
     r"|result|reason|goal|aim|purpose|following|whole|rest|two|three|four|five|new|only|term"
     r"|answer|question|idea|concept|word|name|difference|above|more|less|correct|opposite"
     r"|subsequent|final|main|present|entire|overall)"
+    r"|an? (?:separate|second|third|further|similar|different|related|common|typical|useful|good)"
     r"|es|sie|er|man|beide|alle|einige|viele|manche|andere|wenn|da|weil|bei|in|im|an|am|auf|mit"
     r"|nach|vor|für|als|auch|hier|beim|unter|neben|seit|ohne|zu|zur|zum|durch|über|je|wird|werden|kann|seine?|neue?"
-    r"|pflichtangaben)\b",
+    r"|pflichtangaben)(?![-\w])",
     re.IGNORECASE,
 )
 IN_SUBJECT = re.compile(
@@ -59,16 +60,16 @@ IN_SUBJECT = re.compile(
 )
 VAGUE = re.compile(
     r"the (?:\S+ )?(?:changes|findings|answers|results|signs|features|methods|effects|values|causes"
-    r"|patterns?|leads|waves?|rhythm|beats?|risk|diagnosis|treatment)",
+    r"|risk|diagnosis|treatment|pattern|rhythm)",
     re.IGNORECASE,
 )
 """Subjects that name something only together with the sentences before them."""
 SPLITS_OBJECT = re.compile(
     r"(?:;|:|,? (?:because|whereas|while|although|so that|weil|während|sodass)\b"
-    r"|, (?:so|but|which|where|whose|who|since|unless|as|wobei|aber|da|die|der|das|and may|and can)\b"
-    r"|, (?:and|or|und) (?:\S+ ){1,6}(?:is|are|ist|sind|\w+s) "
-    r"|,? and (?:is|are|was|has|have|may|can|will|does|do|follows?|makes?|lowers|raises|returns|ends"
-    r"|shows|causes|arises?|prevents?|supply|supplies|appears|not|often|usually|therefore)\b).*",
+    r"|, (?:so|but|which|where|whose|who|since|unless|wobei|aber|da|die|der|das|and (?:may|can))\b"
+    r"|, (?:and|or|und) (?:[^\s,]+ ){1,6}(?:is|are|ist|sind|\w+s) "
+    r"|,? and (?:is|are|was|has|have|may|can|will|does|do|follows?|makes?|lowers|raises|returns"
+    r"|ends|requires|shows|causes|arises?|prevents?|supply|supplies|appears|not|often|usually|therefore)\b).*",
     re.DOTALL,
 )
 """What follows the part of an object that answers the question."""
@@ -116,8 +117,8 @@ RELATIONS: Sequence[Relation] = (
               "How {do} {s} differ from {other}?"),
     _relation("contrast", rf"Unlike (?P<other>[^,]{{3,60}}), {NOUN_PHRASE} (?P<be>{_SAYS})",
               "How {do} {s} differ from {other}?"),
-    _relation("reason", r"(?P<be>is|are|can|may|should|must) (?P<rest>(?:[^\s,;]+ ?){1,14}?),?"
-              r" because", "Why {be} {s} {rest}?"),
+    _relation("reason", r"(?P<be>is|are|can|may|should|must) (?P<rest>[^\s,;]+(?: [^\s,;]+){0,13}?)"
+              r",? because", "Why {be} {s} {rest}?"),
     _relation("definition", rf"{_BE} defined (?:as|by)", "How {be} {s} defined?", True),
     _relation("term", rf"{_BE} (?:called|known as|termed)", "What {be} {s} called?", True),
     _relation("cause", rf"{_BE} (?:caused|produced|induced) by", "What causes {s}?"),
@@ -154,7 +155,7 @@ RELATIONS: Sequence[Relation] = (
               r"|stimulates?|transports?)", "What {do} {s} {v}?"),
     _relation("showing", rf"{_DO}shows?)", "What {do} {s} show?"),
     _relation("time", rf"{_DO}occurs?|begins?|ends?|appears?|develops?)"
-              r" (?=when|after|before|during|if|within)", "When {do} {s} {v}?"),
+              r" (?=when|after|before|during|if)", "When {do} {s} {v}?"),
     _relation("length", rf"{_DO}lasts?)(?= .*\d)", "How long {do} {s} last?"),
     _relation("site", rf"{_DO}lies|lie|arises?|originates?|runs?) (?=in|at|on|within|between"
               r"|behind|near|along|inside|from|through)", "Where {do} {s} {v}?", True),
@@ -185,7 +186,7 @@ EVALUATION = re.compile(
 )
 """Objects of "is a" that evaluate the subject and do not say what it is."""
 NO_OBJECT = re.compile(
-    r"(?:and|or|but|nor|not|is|are|was|be|has|have|can|may|will|should|includes?|occurs?|refers?"
+    r"(?:and|or|of|yet|but|nor|not|is|are|was|be|has|have|can|may|will|should|includes?|occurs?|refers?"
     r"|involves?|depends?|indicates?|often|usually|it|they|them|und|oder|ist|sind|nicht)\b"
 )
 PARTICIPLE = re.compile(r"(?:\bge\w+t|\w+iert|\bver\w+t|\w+en)$")
@@ -326,7 +327,8 @@ def _is_object(relation: str, groups: Mapping[str, str | None], body: str) -> bo
     text, subject = groups["object"] or "", groups["subject"] or ""
     if relation == "contrast":
         other = (groups["other"] or "").strip()
-        return _is_subject(other[:1].upper() + other[1:])
+        different = other.lower() != subject.lower()
+        return different and _is_subject(other[:1].upper() + other[1:])
     if NO_OBJECT.match(text) or len(text.split()) < (
         1 if relation in ("value", "length", "term") else 3
     ):
@@ -334,6 +336,8 @@ def _is_object(relation: str, groups: Mapping[str, str | None], body: str) -> bo
     verb = groups.get("do") or groups.get("v")
     if verb and body.count(f" {verb} ") > 1:
         return False  # "lead I points to ..., lead II points to ..." answers two questions
+    if relation in ("effect", "inference", "showing"):
+        return not BAD_START.match(text)
     if relation == "value":
         return MEASURE.search(subject) is not None
     if relation == "reason":

@@ -18,6 +18,7 @@ from ecg_llm.records import (
     Question,
     Score,
 )
+from ecg_llm.report.results import ordered
 
 SAMPLES = 10
 SHOWN_CHARACTERS = 1200
@@ -221,13 +222,15 @@ def samples(
     made = []
     for question in chosen:
         arms = answered[question.question_id]
-        names = [a for a in order if a in arms] + sorted(set(arms) - set(order))
         options = tuple(
             (letter, option, letter == question.answer)
             for letter, option in zip(LETTERS, question.options, strict=False)
         )
         source = place_of.get(question.passage_id) or path_of.get(question.doc_id, "")
-        shown = tuple(_sample_answer(question, arms[name], marks, place_of) for name in names)
+        shown = tuple(
+            _sample_answer(question, arms[name], marks, place_of)
+            for name in ordered(set(arms), order)
+        )
         made.append(Sample(question, options, source, shown))
     return made
 

@@ -40,6 +40,13 @@ class TrainingPlot(NamedTuple):
     eval_choice: str
 
 
+class Summary(NamedTuple):
+    """A short table for the terminal."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
 def build(
     study: Study,
     tables: Mapping[str, Sequence[Row]],
@@ -68,21 +75,22 @@ def build(
     return page.render(**_content(study, tables, manifests, notes))
 
 
-def summary_table(estimates: Sequence[Estimate]) -> list[tuple[str, ...]]:
-    """Return a short table of results, arms by headline metrics; the first row is the header.
+def summary_table(estimates: Sequence[Estimate], order: Sequence[str] = ()) -> Summary:
+    """Return a short table of results, arms by headline metrics, arms in this order.
 
     A cell is "61.2 (52.0 to 69.1) #1": value, 95 % interval and rank.
     """
     means = {(row.subset, row.arm, row.metric): row for row in estimates if not row.against}
     wanted = ("accuracy", "verdict", "reference_similarity", "human", "rougeL", "bertscore")
     metrics = [m for m in wanted if any(key[2] == m for key in means)]
-    header = ("subset", "arm", *(f"{m} %" if results.is_percent(m) else m for m in metrics))
-    lines = [header]
-    for subset, arm in sorted({key[:2] for key in means}):
-        cells = [_short_cell(means.get((subset, arm, metric))) for metric in metrics]
-        if any(cells):
-            lines.append((subset, arm, *cells))
-    return lines
+    columns = ("subset", "arm", *(f"{m} %" if results.is_percent(m) else m for m in metrics))
+    lines = []
+    for subset in sorted({key[0] for key in means}):
+        for arm in results.ordered({key[1] for key in means if key[0] == subset}, order):
+            cells = [_short_cell(means.get((subset, arm, metric))) for metric in metrics]
+            if any(cells):
+                lines.append((subset, arm, *cells))
+    return Summary(columns, lines)
 
 
 def _short_cell(row: Estimate | None) -> str:

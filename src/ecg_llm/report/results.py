@@ -222,6 +222,11 @@ def subsets(rows: Sequence[Estimate]) -> list[str]:
     return sorted({row.subset for row in rows})
 
 
+def ordered(found: set[str], order: Sequence[str]) -> list[str]:
+    """Return the names in this order; those it does not have follow by name."""
+    return [name for name in order if name in found] + sorted(found - set(order))
+
+
 def about(subset: str) -> str:
     """Return what the split of this subset means."""
     return SPLITS.get(subset.rpartition("/")[2], "")
@@ -274,8 +279,7 @@ def _subset_table(
     """Return the table and figure of one subset; `limits` are the ends of the axes, by metric."""
     by_metric = {m: {row.arm: row for row in rows if row.metric == m} for m in SHOWN[layer]}
     metrics = tuple(m for m, column in by_metric.items() if column)
-    found = {row.arm for row in rows}
-    arms = [a for a in order if a in found] + sorted(found - set(order))
+    arms = ordered({row.arm for row in rows}, order)
     table = []
     for arm in arms:
         own = [row for row in rows if row.arm == arm]

@@ -103,6 +103,22 @@ def read(path: Path) -> Results:
 
 
 def compare(
+    files: Sequence[Path],
+    comparisons: Sequence[tuple[str, str]] = (),
+    resamples: int = 10_000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Return `compare_results` of what `read` finds in these files.
+
+    Raises:
+        UsageError: a file cannot be used, or a comparison names an unknown system.
+    """
+    tables = {str(path): read(path) for path in files}
+    return compare_results(tables, comparisons, resamples, seed, progress)
+
+
+def compare_results(
     tables: Mapping[str, Results],
     comparisons: Sequence[tuple[str, str]] = (),
     resamples: int = 10_000,

@@ -54,16 +54,15 @@ def build(
     if place is None:
         return store.read(out / tune.ROWS, Training)
     tokenizer = train_tokenizer(texts, settings)
+    data = tune.blocks(tokenizer, texts, min(BLOCK, settings.context), seed)
     model = random_model(tokenizer, settings, seed)
     rows = tune.pretrain(
         model,
-        tokenizer,
-        texts,
+        data,
         place / "pretrain",
         name=name,
         seed=seed,
-        tokens=settings.tokens,
-        block=min(BLOCK, settings.context),
+        epochs=settings.tokens / sum(map(len, data)),
         batch=BATCH,
         learning_rate=LEARNING_RATE,
         progress=progress,
