@@ -1,4 +1,4 @@
-"""Take the pictures of a report for the README: python docs/picture.py demo-study/report/index.html."""
+"""Take the README's picture of a report: python docs/picture.py demo-study/report/index.html."""
 
 import sys
 from pathlib import Path

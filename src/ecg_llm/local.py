@@ -1,7 +1,7 @@
-"""Open weights in this process: chat and log-likelihoods of a transformers model or base+adapter."""
+"""Open weights in this process: the replies and likelihoods of a model, or of base+adapter."""
 
 import gc
-import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Quantization = Literal["none", "nf4"]
+CPU_TOKENS = 2048
+"""Padded tokens of a batch on a CPU: longer prompts are slower together than one by one."""
+HARMLESS = (
+    "`is_gradient_checkpointing` is deprecated",  # peft 0.21 still asks transformers 5.23 so
+    "Model has `tie_word_embeddings=True` and a tied layer",  # matters only to who merges
+    "Setting `save_embedding_layers` to `True`",  # checkpoints alone hold them
+)
 
 
 class LocalModel:
@@ -52,6 +59,16 @@ class LocalModel:
         self._name = ""
         self._held: _Held | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
+
+    @classmethod
+    def around(
+        cls, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", *, batch: int = 8
+    ) -> "LocalModel":
+        """Return a LocalModel of weights that are in memory already, such as those in training."""
+        made = cls(model.config.name_or_path, batch=batch)
+        made._tokenizer = tokenizer
+        made._held = _Held(model, tokenizer, end_ids(model, tokenizer), context(model))
+        return made
 
     @property
     def name(self) -> str:
@@ -91,8 +108,7 @@ class LocalModel:
         }
         left = [i for i in range(len(ids)) if i not in replies]
         with _seeded(decoding):
-            for start in range(0, len(left), self.batch):
-                chosen = left[start : start + self.batch]
+            for chosen in self._batches(left, ids, held):
                 made = _generate(held, [ids[i] for i in chosen], decoding)
                 replies.update(zip(chosen, made, strict=True))
         return [replies[i] for i in range(len(ids))]
@@ -120,8 +136,7 @@ class LocalModel:
             for i, (prompt, group) in enumerate(zip(ids, texts, strict=True))
             if group and not held.too_long(len(prompt), max(len(text) for text in group))
         ]
-        for start in range(0, len(left), self.batch):
-            chosen = left[start : start + self.batch]
+        for chosen in self._batches(left, ids, held):
             made = _likelihoods(held, [ids[i] for i in chosen], [texts[i] for i in chosen])
             for i, row in zip(chosen, made, strict=True):
                 found[i] = row
@@ -141,6 +156,21 @@ class LocalModel:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def _batches(
+        self, rows: Sequence[int], ids: Sequence[Sequence[int]], held: "_Held"
+    ) -> Iterator[list[int]]:
+        """Cut the rows, in their order, into batches; long prompts go alone on a CPU."""
+        tokens = CPU_TOKENS if held.model.device.type == "cpu" else 10**9
+        chosen: list[int] = []
+        for row in rows:
+            longest = max(len(ids[other]) for other in (*chosen, row))
+            if chosen and (len(chosen) == self.batch or longest * (len(chosen) + 1) > tokens):
+                yield chosen
+                chosen = []
+            chosen.append(row)
+        if chosen:
+            yield chosen
 
     def _load(self) -> "_Held":
         if self._held is None:
@@ -298,7 +328,7 @@ def _generate(held: _Held, ids: Sequence[Sequence[int]], decoding: Decoding) -> 
     from transformers import GenerationConfig
 
     inputs, mask = _padded(ids, held, side="left")
-    sampling = {"do_sample": False}
+    sampling: dict[str, Any] = {"do_sample": False}
     if decoding.temperature > 0:
         sampling = {
             "do_sample": True,
@@ -406,24 +436,37 @@ def _seeded(decoding: Decoding) -> Iterator[None]:
 
 
 @contextmanager
-def _loading(path_or_id: str) -> Iterator[None]:
-    """Turn what can go wrong in loading a model into a sentence, and load without a bar."""
+def quiet() -> Iterator[None]:
+    """Load, train and save without the progress bars and remarks of the libraries."""
     from transformers.utils import logging
 
-    bars = logging.is_progress_bar_enabled()
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
-        yield
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        with warnings.catch_warnings():
+            for message in HARMLESS:
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _loading(path_or_id: str) -> Iterator[None]:
+    """Turn what can go wrong in loading a model into one sentence."""
+    try:
+        with quiet():
+            yield
+    except (OSError, ValueError, KeyError) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(
             f"{path_or_id} cannot be loaded as a language model ({why[:200]}); give a folder with "
-            f"config.json, tokenizer and safetensors, or download it first with: "
+            f"config.json, tokenizer and safetensors, or a model that was downloaded before with: "
             f"hf download {path_or_id}"
         ) from error
-    finally:
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _nf4() -> Any:

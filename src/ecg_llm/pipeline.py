@@ -18,6 +18,7 @@ from ecg_llm.contracts import (
     Answerer,
     ChatModel,
     Decoding,
+    Scorer,
     StepError,
     TokenCounter,
     UsageError,
@@ -284,10 +285,10 @@ def write_drafts(work: Work, study: config.Study, models: "Models") -> Iterator[
     from ecg_llm.questions.extractive import ExtractiveWriter
 
     settings = study.questions
-    windows = generate.windows(usable(work.table(Passage), study), settings, study.seed)
+    passages = usable(work.table(Passage), study)
+    windows = generate.windows(passages, settings, study.seed)
     if settings.writer == "extractive":
-        # One call: distractors come from the whole corpus.
-        yield from ExtractiveWriter(settings, study.seed).write(windows)
+        yield from ExtractiveWriter(settings, study.seed, passages).write(windows)
         work.progress(len(windows), len(windows))
         return
     model = models.chat(settings.model)
@@ -310,18 +311,17 @@ def check_questions(work: Work, study: config.Study, imports: Sequence[Path]) ->
 
     documents = work.table(Document)
     written = verify.questions(work.table(Draft), work.table(Passage), study.questions, study.seed)
-    sets = dict(zip(imports, study.questions.imports, strict=True))
     imported = [
         question
-        for path, settings in sets.items()
+        for path, settings in zip(imports, study.questions.imports, strict=True)
         for question in importing.read_set(path, settings, documents, study.seed)
     ]
     yield from split.assign(
         [*written, *imported],
         documents,
         study.questions.split,
-        {import_name(settings): settings for settings in study.questions.imports},
-        study.seed,
+        imports={import_name(settings): settings for settings in study.questions.imports},
+        seed=study.seed,
     )
 
 
@@ -433,7 +433,7 @@ def score_answers(
     questions = {row.question_id: row for row in work.table(Question)}
     answers = work.table(Answer)
     items = [(questions[answer.question_id], answer) for answer in answers]
-    scorers = [choice.ChoiceScorer()]
+    scorers: list[Scorer] = [choice.ChoiceScorer()]
     if study.scores.overlap:
         scorers.append(overlap.OverlapScorer())
         if study.scores.bertscore:
@@ -454,8 +454,9 @@ def estimate_scores(work: Work, study: config.Study, ratings: Sequence[Path]) ->
     questions = {row.question_id: row for row in work.table(Question)}
     subset_of = {row.question_id: row.subset for row in questions.values()}
     cluster_of = {row.question_id: row.group for row in questions.values()}
-    for rating in read_ratings(ratings):
-        question_id = human.question_id(rating, list(questions.values()))
+    rated = read_ratings(ratings)
+    ids = human.question_ids(rated, list(questions.values()))
+    for rating, question_id in zip(rated, ids, strict=True):
         subset_of.setdefault(question_id, f"{rating.set}/rated")
         cluster_of.setdefault(question_id, question_id)
     yield from estimate.estimates(
@@ -541,9 +542,12 @@ class Models:
             from ecg_llm.local import LocalModel
 
             weights = self.folder / "adapters" / adapter if adapter else None
+            source = self.source(name)
+            if adapter and self.study.adapters[adapter].method == "full":
+                source, weights = str(weights), None
             if isinstance(settings, config.LocalModelConfig):
                 made = LocalModel(
-                    self.source(name),
+                    source,
                     revision=settings.revision,
                     adapter=weights,
                     quantization=settings.quantization,
@@ -552,7 +556,7 @@ class Models:
                 )
             else:
                 made = LocalModel(
-                    self.source(name), adapter=weights, batch=settings.batch, label=f"nano-{name}"
+                    source, adapter=weights, batch=settings.batch, label=f"nano-{name}"
                 )
         self._held = ((name, adapter), made)
         return made
@@ -601,10 +605,17 @@ def reading_parameters(study: config.Study) -> dict[str, object]:
 
 def training_passages(work: Work, study: config.Study) -> list[Passage]:
     """Return the usable passages of the documents in the train split."""
-    train = {row.group for row in work.table(Question) if row.split == "train" and row.group}
-    groups = {row.doc_id: row.group for row in work.table(Document)}
+    from ecg_llm.questions import split
+
+    documents = work.table(Document)
+    splits = split.document_splits(
+        work.table(Question), documents, study.questions.split, study.seed
+    )
+    groups = split.document_groups(documents)
     return [
-        passage for passage in usable(work.table(Passage), study) if groups[passage.doc_id] in train
+        passage
+        for passage in usable(work.table(Passage), study)
+        if splits[groups[passage.doc_id]] == "train"
     ]
 
 

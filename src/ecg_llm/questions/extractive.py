@@ -27,14 +27,14 @@ CANDIDATES = 10
 """Of the most plausible wrong options, as many are considered for their length."""
 OPTION_WORDS = 25
 TERM_WORDS = 6
-ALIKE = 0.6
+ALIKE = 0.5
 """Jaccard similarity from which one option nearly says another."""
 FARTHEST_RATIO, NEAREST_RATIO = 6.0, 1.12
 """A wrong value is at most six times the right one or a sixth of it, and not within 12 percent."""
 
 _NUMBER = r"\d+(?:\.\d+)?"
 VALUE = re.compile(
-    rf"(?<![\w.,/:–-])(?P<value>{_NUMBER}(?:(?: to | and |[–-]){_NUMBER})?) ?"
+    rf"(?<![\w.,/:–−+-])(?P<value>{_NUMBER}(?:(?: to | and |[–-]){_NUMBER})?) ?"
     r"(?P<unit>ms|milliseconds|seconds|mm per second|mm/s|mmHg|mm Hg|mmol/L|mEq/L|mm|cm|mV|bpm"
     r"|beats per minute|percent|%|degrees|Hz|mg|g/dL|mL|hours|minutes|days|weeks|months|years)"
     r"(?![\w/])(?! per)(?!\s*\([^)]*\d)"
@@ -43,6 +43,11 @@ PRIORITY: Mapping[str, int] = {
     name: place for place, name in enumerate(dict.fromkeys(r.name for r in RELATIONS))
 }
 CHOICE_RELATIONS = frozenset(relation.name for relation in RELATIONS if relation.choice)
+DEFINES = re.compile(
+    r"\b(?:of|that|which|in|between|with|where|whose|who|by|from|than|without|to|der|die|das|des|von"
+    r"|zwischen|mit|ohne)\b"
+)
+"""Words without which "the X" or "a Y" names a thing and does not define it."""
 DEFINING = frozenset({"definition", "identity", "de_identity"})
 
 
@@ -58,13 +63,15 @@ class Item(NamedTuple):
 
 
 class Value(NamedTuple):
-    """A number with its unit, as a sentence states it."""
+    """A number, or a range, with its unit, as a sentence states it."""
 
     text: str
     unit: str
-    size: float
-    """The number, of a range its upper end."""
-    is_range: bool
+    ends: tuple[float, ...]
+
+    def ratio(self, other: "Value") -> float:
+        """Return how far apart two values are: the nearest of their ends, larger over smaller."""
+        return min(_ratio(a, b) for a, b in zip(self.ends, other.ends, strict=True))
 
 
 class ExtractiveWriter:
@@ -143,7 +150,7 @@ class _Pool:
     def facts_in(self, passage: Passage) -> list[Fact]:
         """Return the facts of a passage in the order of its sentences."""
         if passage.passage_id not in self._found:
-            facts = (fact_of(s, self._casing.lowered) for s in sentences(passage.text))
+            facts = (fact_of(s, self._casing) for s in sentences(passage.text))
             self._found[passage.passage_id] = [fact for fact in facts if fact]
         return self._found[passage.passage_id]
 
@@ -165,7 +172,8 @@ class _Pool:
 
 def _mixed(items: Sequence[Item], count: int) -> list[Item]:
     """Return up to `count` items of as many forms as there are, one a sentence."""
-    left, chosen = list(items), []
+    left = list(items)
+    chosen: list[Item] = []
     used: Counter[str] = Counter()
     while left and len(chosen) < count:
         best = min(left, key=lambda item: (used[item.form], PRIORITY.get(item.form, 0)))
@@ -181,36 +189,43 @@ def _mixed(items: Sequence[Item], count: int) -> list[Item]:
 
 def _by_object(fact: Fact, pool: _Pool, rng: random.Random) -> Item | None:
     """Ask for the object; wrong are what other sentences say of other subjects."""
-    if fact.relation not in CHOICE_RELATIONS or len(fact.object.split()) > OPTION_WORDS:
+    if fact.relation not in CHOICE_RELATIONS or not _is_option(fact):
         return None
     kin = DEFINING if fact.relation in DEFINING else {fact.relation}
-    others = [
-        other.object
+    others = {
+        other.object: f"{other.subject} {other.object}"
         for other in pool.facts
         if other.relation in kin
         and other.language == fact.language
         and other.number == fact.number
-        and len(other.object.split()) <= OPTION_WORDS
+        and _is_option(other)
         and not _related(other.subject, fact.subject)
-        and other.object.split()[0].isdigit() == fact.object.split()[0].isdigit()
-    ]
-    wrong = _wrong(fact.object, others, rng)
+    }
+    wrong = _wrong(fact.object, others, f"{fact.subject} {fact.object}", rng)
     if not wrong or _gives_away(fact.subject, fact.object, wrong):
         return None
     options = [_capital(option) for option in (fact.object, *wrong)]
     return Item(fact.relation, fact.question, options[0], fact.sentence.raw, tuple(options[1:]))
 
 
+def _is_option(fact: Fact) -> bool:
+    """Return whether the object of a fact can stand alone among the options."""
+    words = fact.object.split()
+    if len(words) > OPTION_WORDS or words[0] in ("that", "dass"):
+        return False
+    return fact.relation not in DEFINING or DEFINES.search(fact.object) is not None
+
+
 def _by_term(fact: Fact, pool: _Pool, rng: random.Random) -> Item | None:
     """Ask which term a definition belongs to; wrong are other terms that are defined."""
     if fact.relation not in DEFINING or fact.question.startswith(("In ", "During ", "Bei")):
         return None
-    if len(fact.subject.split()) > TERM_WORDS or len(fact.object.split()) < 5:
+    if len(fact.subject.split()) > TERM_WORDS or not _is_option(fact):
         return None
     if set(content_words(fact.subject)) & set(content_words(fact.object)):
         return None
-    others = [
-        other.subject
+    others = {
+        other.subject: f"{other.subject} {other.object}"
         for other in pool.facts
         if other.relation in DEFINING
         and other.language == fact.language
@@ -218,8 +233,8 @@ def _by_term(fact: Fact, pool: _Pool, rng: random.Random) -> Item | None:
         and len(other.subject.split()) <= TERM_WORDS
         and not _related(other.subject, fact.subject)
         and _jaccard(other.object, fact.object) < ALIKE
-    ]
-    wrong = _wrong(fact.subject, others, rng, about=fact.object)
+    }
+    wrong = _wrong(fact.subject, others, f"{fact.subject} {fact.object}", rng)
     if not wrong:
         return None
     verb = {"definition": "is defined as", "identity": fact.number, "de_identity": "ist"}
@@ -241,10 +256,10 @@ def _by_value(fact: Fact, pool: _Pool, rng: random.Random) -> Iterator[Item]:
             value
             for value in pool.values.get(right.unit, [])
             if value.text not in stated
-            and value.is_range == right.is_range
-            and NEAREST_RATIO < _ratio(value.size, right.size) < FARTHEST_RATIO
+            and len(value.ends) == len(right.ends)
+            and NEAREST_RATIO < value.ratio(right) < FARTHEST_RATIO
         ]
-        fits.sort(key=lambda value: (_ratio(value.size, right.size), value.text))
+        fits.sort(key=lambda value: (value.ratio(right), value.text))
         wrong = _apart(fits[: 2 * CANDIDATES], rng)
         if len(wrong) == WRONG_OPTIONS:
             gap = f"{text[: match.start()]}____{text[match.end() :]}"
@@ -255,10 +270,10 @@ def _by_value(fact: Fact, pool: _Pool, rng: random.Random) -> Iterator[Item]:
 
 
 def _value(match: re.Match[str]) -> Value:
-    numbers = [float(number) for number in re.findall(_NUMBER, match["value"])]
+    ends = tuple(float(number) for number in re.findall(_NUMBER, match["value"]))
     gap = "" if match["unit"] == "%" else " "
     text = f"{match['value']}{gap}{match['unit']}"
-    return Value(text, match["unit"], max(numbers), len(numbers) > 1)
+    return Value(text, match["unit"], ends)
 
 
 def _ratio(a: float, b: float) -> float:
@@ -273,24 +288,27 @@ def _apart(values: Sequence[Value], rng: random.Random) -> list[str]:
     for value in rng.sample(values, len(values)):
         if len(chosen) == WRONG_OPTIONS:
             break
-        if all(_ratio(value.size, other.size) > NEAREST_RATIO for other in chosen):
+        if all(value.ratio(other) > NEAREST_RATIO for other in chosen):
             chosen.append(value)
     return [value.text for value in chosen]
 
 
 def _wrong(
-    right: str, others: Sequence[str], rng: random.Random, *, about: str = ""
+    right: str, others: Mapping[str, str], about: str, rng: random.Random
 ) -> tuple[str, ...]:
-    """Return three wrong options, or none if the corpus does not hold three fit ones.
+    """Return three of the `others` as wrong options, or none if three fit ones are not there.
 
-    The candidates most like the right option in words come first. How many of the three are
-    longer than the right one is drawn, so that length tells nothing.
+    `others` are options with what is said about them. Those that share words with what is said
+    `about` the right one come first, and at least two must. How many of the three are longer than
+    the right one is drawn, so that length tells nothing.
     """
-    wanted = set(content_words(f"{right} {about}"))
-    ranked = sorted(
-        dict.fromkeys(others),
-        key=lambda other: (-len(wanted & set(content_words(other))), digest(right, other)),
-    )
+    wanted = set(content_words(about))
+    said = {option: set(content_words(text)) for option, text in others.items()}
+    # Divided by the root of the length, or long options would always come first.
+    shared = {
+        option: len(wanted & words) / math.sqrt(len(words) or 1) for option, words in said.items()
+    }
+    ranked = sorted(others, key=lambda option: (-shared[option], digest(right, option)))
     near: list[str] = []
     for other in ranked:
         if len(near) == CANDIDATES:
@@ -303,7 +321,8 @@ def _wrong(
     count = rng.randrange(WRONG_OPTIONS + 1)
     chosen = longer[:count] + shorter[: WRONG_OPTIONS - count]
     chosen += [option for option in near if option not in chosen]
-    return tuple(chosen[:WRONG_OPTIONS]) if len(chosen) >= WRONG_OPTIONS else ()
+    plausible = sum(shared[option] > 0 for option in chosen[:WRONG_OPTIONS]) >= 2
+    return tuple(chosen[:WRONG_OPTIONS]) if len(chosen) >= WRONG_OPTIONS and plausible else ()
 
 
 def _gives_away(subject: str, right: str, wrong: Sequence[str]) -> bool:

@@ -7,10 +7,10 @@ latter", figures, citations as subjects) is passed over: few good questions serv
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ecg_llm.questions.words import language_of, words_of
+from ecg_llm.questions.words import GERMAN, language_of, words_of
 
 SENTENCE_WORDS = (6, 45)
 SUBJECT_WORDS = 8
@@ -34,17 +34,19 @@ CONTEXT = re.compile(
 )
 """Words that lean on something outside the sentence."""
 BAD_START = re.compile(
-    r"(?:it|they|he|she|there|that|what|which|who|one|some|most|many|several|few|all|both|each"
+    r"(?:it|they|he|she|but|or|and|yet|there|that|what|which|who|one|some|most|many|several|few|all|both|each"
     r"|every|either|neither|any|no|none|other|others|only|if|when|while|although|though|because"
     r"|since|after|before|during|in|on|at|for|with|without|by|from|to|as|of|under|over|among|even"
     r"|two|three|four|five|six|seven|eight|ten|so|such|here|now|overall|additional|further"
     r"|between|despite|unlike|like|not|more|less|much|if|once|until|unless|whether|where|how|why"
+    r"|within|inside|outside|behind|along|near|around|next to|due to|prior to|adjacent to"
+    r"|(?:anterior|posterior|superior|inferior|lateral|medial|deep|superficial) to"
     r"|today|sometimes|usually|often|typically|normally|generally|rarely|occasionally|finally"
     r"|first|second|third|conversely|similarly|its|their|his|her|approximately|about|nearly"
     r"|the (?:first|second|third|fourth|next|last|same|other|others|resulting|remaining|affected"
     r"|result|reason|goal|aim|purpose|following|whole|rest|two|three|four|five|new|only|term"
     r"|answer|question|idea|concept|word|name|difference|above|more|less|correct|opposite"
-    r"|subsequent|final|main|present|entire|overall)"
+    r"|subsequent|final|single|main|present|entire|overall)"
     r"|an? (?:separate|second|third|further|similar|different|related|common|typical|useful|good)"
     r"|es|sie|er|man|beide|alle|einige|viele|manche|andere|wenn|da|weil|bei|in|im|an|am|auf|mit"
     r"|nach|vor|für|als|auch|hier|beim|unter|neben|seit|ohne|zu|zur|zum|durch|über|je|wird|werden|kann|seine?|neue?"
@@ -54,7 +56,8 @@ BAD_START = re.compile(
 IN_SUBJECT = re.compile(
     r"\b(?:that|which|who|whose|where|when|is|are|was|were|be|been|can|may|will|must|should|could"
     r"|has|have|had|does|do|not|if|because|than|it|they|them|patient|patients|person|people|case"
-    r"|cases|he|she|less|more|most|\w+est|then|und die|sind|ist|wird|werden|sich)\b|[,;:“”\"]"
+    r"|cases|he|she|less|more|most|\w+est|then|itself|themselves|sind|ist|wird|werden"
+    r"|sich)\b|[,;:“”\"]"
     r"|\b(?:and|or|to|of|with|in|for|by|from|the|an?|und|oder|von|zu|mit)$",
     re.IGNORECASE,
 )
@@ -67,8 +70,9 @@ VAGUE = re.compile(
 SPLITS_OBJECT = re.compile(
     r"(?:;|:|,? (?:because|whereas|while|although|so that|weil|während|sodass)\b"
     r"|, (?:so|but|which|where|whose|who|since|unless|wobei|aber|da|die|der|das|and (?:may|can))\b"
-    r"|, (?:and|or|und) (?:[^\s,]+ ){1,6}(?:is|are|ist|sind|\w+s) "
+    r"|, (?:is|are|was|has|have) |, (?:and|or|und) (?:[^\s,]+ ){1,6}(?:is|are|ist|sind|\w+s) "
     r"|,? and (?:is|are|was|has|have|may|can|will|does|do|follows?|makes?|lowers|raises|returns"
+    r"|represents|reflects|carries|contains|includes|lies|leads|allows|provides"
     r"|ends|requires|shows|causes|arises?|prevents?|supply|supplies|appears|not|often|usually|therefore)\b).*",
     re.DOTALL,
 )
@@ -121,7 +125,8 @@ RELATIONS: Sequence[Relation] = (
               r",? because", "Why {be} {s} {rest}?"),
     _relation("definition", rf"{_BE} defined (?:as|by)", "How {be} {s} defined?", True),
     _relation("term", rf"{_BE} (?:called|known as|termed)", "What {be} {s} called?", True),
-    _relation("cause", rf"{_BE} (?:caused|produced|induced) by", "What causes {s}?"),
+    _relation("cause", rf"{_BE} (?:caused|induced) by", "What causes {s}?"),
+    _relation("source", rf"{_BE} (?:produced|secreted|generated) by", "What produces {s}?"),
     _relation("sign", rf"{_BE} (?:characterized|marked|recognized) by", "What characterizes {s}?"),
     _relation("diagnosis", rf"{_BE} (?P<v>diagnosed|confirmed|identified) (?=when|by|if|from)",
               "How {be} {s} {v}?"),
@@ -139,7 +144,7 @@ RELATIONS: Sequence[Relation] = (
               r" (?=as|with|by|on|from)", "How should {s} be {v}?"),
     _relation("occasion", r"(?P<be>should) be (?P<v>avoided|stopped|recorded|repeated|given|used"
               r"|considered|excluded) (?=in|when|if|after|before)", "When should {s} be {v}?"),
-    _relation("value", rf"{_BE} (?=(?:{VALUE_WORDS} )?[+-−]?\d)", "What {be} {s}?", True),
+    _relation("value", rf"{_BE} (?=(?:{VALUE_WORDS} )?[+-−]?\d)", "What {be} {s}?"),
     _relation("identity", rf"{_BE} (?=(?:an?|the) )", "What {be} {s}?", True),
     _relation("meaning", rf"{_DO}represents?|reflects?|denotes?|describes?|refers? to"
               r"|corresponds? to|means?)", "What {do} {s} {v}?", True),
@@ -150,7 +155,7 @@ RELATIONS: Sequence[Relation] = (
     _relation("inference", rf"{_DO}suggests?|indicates?|points? to|favou?rs?|excludes?)",
               "What {do} {s} {v}?"),
     _relation("effect", rf"{_DO}causes?|produces?|leads? to|results? in|prolongs?|shortens?"
-              r"|reduces?|increases?|lengthens?|inhibits?|imitates?|mimics?|separates?|carries"
+              r"|reduces?|increases?|lengthens?|inhibits?|imitates?|mimics?|separates?"
               r"|supplies|activates?|prevents?|requires?|receives?|secretes?|regulates?"
               r"|stimulates?|transports?)", "What {do} {s} {v}?"),
     _relation("showing", rf"{_DO}shows?)", "What {do} {s} show?"),
@@ -158,7 +163,7 @@ RELATIONS: Sequence[Relation] = (
               r" (?=when|after|before|during|if)", "When {do} {s} {v}?"),
     _relation("length", rf"{_DO}lasts?)(?= .*\d)", "How long {do} {s} last?"),
     _relation("site", rf"{_DO}lies|lie|arises?|originates?|runs?) (?=in|at|on|within|between"
-              r"|behind|near|along|inside|from|through)", "Where {do} {s} {v}?", True),
+              r"|behind|near|along|inside|from|through)", "Where {do} {s} {v}?"),
     _relation("de_definition", rf"Unter {NOUN_PHRASE} versteht man", "Was versteht man unter {s}?",
               True),
     _relation("de_sign", rf"{NOUN_PHRASE} (?P<be>ist|sind) durch (?P<object>.+) gekennzeichnet",
@@ -181,6 +186,7 @@ EVALUATION = re.compile(
     r"|markers?|signs?|causes?|reasons?|results?|problem|challenge|helpful|clues?|consequence|risk"
     r"|exception|matter|example|same|most|first|subject|topic|focus|only|case|finding|treatment"
     r"|therapy|drugs?|leading|expected|recommended|reasonable|basic|emergency|further|next|reference"
+    r"|terms?|words?|concepts?|names?|path|tradition|basis"
     r"|häufig\w*|wichtig\w*|erste|zweite)\b",
     re.IGNORECASE,
 )
@@ -190,9 +196,14 @@ NO_OBJECT = re.compile(
     r"|involves?|depends?|indicates?|often|usually|it|they|them|und|oder|ist|sind|nicht)\b"
 )
 PARTICIPLE = re.compile(r"(?:\bge\w+t|\w+iert|\bver\w+t|\w+en)$")
-EPONYM = re.compile(
-    r"\S+ (?:sign|syndrome|pattern|criteri\w+|score|formula|law|disease|angle|wave)"
+NAME = re.compile(
+    r"(?:Mobitz|Wenckebach|Brugada|Wellens|Purkinje|His|Holter|Einthoven|Wilson|Goldberger|Bachmann"
+    r"|Sokolow|Cornell|Bazett|Fridericia|Osborn|Epsilon|Ebstein|Fallot|Marfan|Chagas|Takotsubo"
+    r"|Doppler|Valsalva|Starling|Korotkoff|Eisenmenger|Kawasaki|Lown|Romhilt|Spodick)\b"
+    r"|\S+ (?:sign|syndrome|criteri\w+|score|formula|law|disease)\b"
 )
+"""Beginnings that keep their capital where the corpus does not tell: people's names."""
+GERMAN_ADJECTIVE = re.compile(r"[A-ZÄÖÜ]\w+(?:e|er|es|en|em) [A-ZÄÖÜ]")
 
 
 class Sentence(NamedTuple):
@@ -256,10 +267,10 @@ def stands_alone(sentence: Sentence) -> bool:
     )
 
 
-def fact_of(sentence: Sentence, lowered: Callable[[str], str]) -> Fact | None:
+def fact_of(sentence: Sentence, casing: "Casing") -> Fact | None:
     """Return the fact that a sentence states, or None if no pattern fits safely.
 
-    `lowered` gives a phrase as it reads inside a sentence.
+    `casing` knows how the subject is written inside a sentence.
     """
     if not stands_alone(sentence):
         return None
@@ -282,13 +293,13 @@ def fact_of(sentence: Sentence, lowered: Callable[[str], str]) -> Fact | None:
     relation, groups = RELATIONS[place], found.groupdict()
     if not _is_subject(groups["subject"]) or not _is_object(relation.name, groups, body):
         return None
-    question = _question(relation, groups, lowered)
+    question = _question(relation, groups, casing)
     if lead:
         question = f"{lead}, {question[0].lower()}{question[1:]}"
     return Fact(
         relation=relation.name,
         question=question,
-        subject=lowered(groups["subject"]),
+        subject=casing.lowered(groups["subject"], language),
         object=SPLITS_OBJECT.sub("", groups["object"]).strip(" ,"),
         sentence=sentence,
         number=_number(groups.get("be") or groups.get("do") or "is"),
@@ -345,21 +356,21 @@ def _is_object(relation: str, groups: Mapping[str, str | None], body: str) -> bo
     if relation in ("identity", "de_identity"):
         head = re.split(r" (?:of|for|that|with|in|der|des|von|in which)\b|,", text)[0]
         german = relation == "de_identity" and PARTICIPLE.search(text)
+        if re.match(r"\w+ing ", subject):
+            return False  # "learning the nerves is a tradition" defines nothing
         return not EVALUATION.match(head) and len(text.split()) >= 5 and not german
     return True
 
 
-def _question(
-    relation: Relation, groups: Mapping[str, str | None], lowered: Callable[[str], str]
-) -> str:
+def _question(relation: Relation, groups: Mapping[str, str | None], casing: "Casing") -> str:
     verb = groups.get("do") or ""
     values = {
-        "s": lowered(groups["subject"] or ""),
+        "s": casing.lowered(groups["subject"] or "", relation.language),
         "be": groups.get("be") or "",
         "do": "does" if _number(verb or groups.get("be") or "is") == "is" else "do",
         "v": groups.get("v") or plain_form(verb),
         "rest": (groups.get("rest") or "").strip(),
-        "other": lowered((groups.get("other") or "x").strip()),
+        "other": casing.lowered((groups.get("other") or "x").strip()),
         "prep": (groups.get("prep") or "").lower(),
     }
     return relation.question.format(**values)
@@ -388,15 +399,16 @@ class Casing:
             word for text in texts for word in re.findall(r"(?<=[a-zäöü,] )[\w’'-]+", text)
         )
 
-    def lowered(self, phrase: str) -> str:
+    def lowered(self, phrase: str, language: str = "en") -> str:
         """Return a phrase from a sentence's start as it reads inside a sentence."""
         first = phrase.split()[0]
-        word = re.split(r"[-\s]", first)[0]
-        if any(c.isupper() or c.isdigit() for c in first[1:]) or (len(word) == 1 and word != "A"):
+        if any(c.isupper() or c.isdigit() for c in first[1:]) or (len(first) == 1 and first != "A"):
             return phrase
         small = first[0].lower() + first[1:]
-        if self._counts[first] > self._counts[small]:
-            return phrase
-        if not self._counts[small] and EPONYM.match(phrase):
-            return phrase
-        return small + phrase[len(first) :]
+        if self._counts[first] or self._counts[small]:
+            keeps = self._counts[first] > self._counts[small]
+        elif language == "de":
+            keeps = first.lower() not in GERMAN and not GERMAN_ADJECTIVE.match(phrase)
+        else:
+            keeps = bool(NAME.match(phrase))
+        return phrase if keeps else small + phrase[len(first) :]

@@ -15,15 +15,15 @@ from ecg_llm.questions.words import (
     correct_option,
     language_of,
     plain_number,
+    plain_text,
     quoted_span,
     support,
-    words_of,
 )
 from ecg_llm.records import LETTERS, Draft, Passage, Question, digest
 
 SET = "written"
 OPTIONS = 4
-QUESTION_WORDS = (4, 120)
+QUESTION_WORDS = (3, 120)
 """Fewest and most words of a question."""
 ANSWER_WORDS = (1, 150)
 OPTION_WORDS = (1, 60)
@@ -201,7 +201,7 @@ def option_problem(options: Sequence[str], count: int | None = None) -> Problem 
     """Return what is wrong with the options of a question; `count` is how many it must have."""
     if len(options) < 2 or (count is not None and len(options) != count):
         return Problem("option_count", f"{len(options)} options")
-    plain = Counter(" ".join(words_of(option)) or option.strip() for option in options)
+    plain = Counter(plain_text(option) for option in options)
     if len(plain) < len(options):
         return Problem("duplicate_options", plain.most_common(1)[0][0])
     if count is not None:

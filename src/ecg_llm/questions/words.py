@@ -47,6 +47,14 @@ def content_words(text: str) -> list[str]:
     return [word for word in words_of(text) if word not in FUNCTION_WORDS]
 
 
+def plain_text(text: str) -> str:
+    """Return a text as compared for equality: lower case, single spaces, no full stop at the end.
+
+    Signs stay, since "< 5" is not "> 5".
+    """
+    return " ".join(text.lower().split()).rstrip(". ")
+
+
 def plain_number(word: str) -> str:
     """Return a number with a decimal point and without thousands separators; else the word."""
     if re.fullmatch(r"\d{1,3}(?:,\d{3})+", word):

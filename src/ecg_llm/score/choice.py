@@ -97,7 +97,7 @@ def _option_words(options: tuple[str, ...]) -> tuple[tuple[str, re.Pattern[str]]
     for letter, option in zip(LETTERS, options, strict=False):
         words = re.split(r"[\s-]+", _clean(option).rstrip(".!? "))
         # An option that is itself a letter (vitamin "D") cannot be told from a label.
-        if len("".join(words)) > 1:
+        if not re.fullmatch(r"[A-Za-z]?", "".join(words)):
             pattern = r"(?<!\w)" + r"[\s-]+".join(map(re.escape, words)) + r"(?!\w)"
             found.append((letter, re.compile(pattern, re.IGNORECASE)))
     return tuple(sorted(found, key=lambda item: -len(item[1].pattern)))
@@ -191,8 +191,8 @@ def _marked(reply: str, words: Sequence[tuple[str, re.Pattern[str]]]) -> str:
     return _DENIED_AFTER.sub("—", _DENIED_BEFORE.sub("—", reply))
 
 
-def json_objects(text: str) -> list[dict[str, object]]:
-    """Return the JSON objects that a text holds, outermost only, in order."""
+def json_objects(text: str) -> list[tuple[dict[str, object], int]]:
+    """Return the JSON objects that a text holds, outermost only, and where each ends."""
     decoder, found, start = json.JSONDecoder(), [], text.find("{")
     while start >= 0:
         try:
@@ -202,7 +202,7 @@ def json_objects(text: str) -> list[dict[str, object]]:
         except ValueError:
             end = start + 1
         else:
-            found.append(value)
+            found.append((value, end))
         start = text.find("{", end)
     return found
 
@@ -216,7 +216,7 @@ _KEY = re.compile(
 
 def _json_answer(reply: str) -> str:
     """Return what the last JSON object says under a key like "answer"."""
-    for value in reversed(json_objects(reply)):
+    for value, _ in reversed(json_objects(reply)):
         for key, said in value.items():
             if _KEY.fullmatch(key) and isinstance(said, str):
                 return f"Answer: {said}"
@@ -286,7 +286,7 @@ _STATEMENTS = tuple(
         ),
     )
 )  # fmt: skip
-_DOUBTED = re.compile(r"\b(?:might think|tempting to|whether|could argue|if)\b[^.;\n]*\Z", re.I)
+_DOUBTED = re.compile(r"\b(?:might think|tempting to|whether|could argue|if|ob)\b[^.,;\n]*\Z", re.I)
 _CONCLUDES = re.compile(
     r"\b(?:final(?:ly)?|therefore|thus|hence|so|conclusion|conclude|overall|actually|wait|correction|"
     r"sorry|daher|somit|folglich|deshalb|endgültig\w*|schließlich|fazit)\b[^.;\n]*\Z",
@@ -362,7 +362,10 @@ _AT_END = re.compile(rf"{_ANY}\W*\Z")
 def _ending(marked: str) -> str:
     """Return the letter that ends a reply which names no other."""
     ending = _AT_END.search(marked)
-    if not ending or not ending.group(1).isupper() or _ANNOUNCES.search(marked, 0, ending.start()):
+    if not ending or not ending.group(1).isupper():
+        return ""
+    before = max(0, ending.start() - _SENTENCE), ending.start()
+    if _ANNOUNCES.search(marked, *before) or _DOUBTED.search(marked, *before):
         return ""
     return _union(re.findall(_LETTER, marked))
 
@@ -383,6 +386,8 @@ def _worded(marked: str) -> str:
     if last:
         return _union([last.group(1)])
     sentence = marked.rstrip(" .!")
+    if _DOUBTED.search(sentence):
+        return ""
     if (
         re.search(r"[.!?\n]\s", sentence)
         or len(sentence.split()) > 20
@@ -444,6 +449,10 @@ class ChoiceScorer:
         able = {answer.arm for _, answer in items if answer.option_logprobs}
         scores = []
         for question, answer in items:
+            if question.answer not in tuple(LETTERS[: len(question.options)]):
+                keyless = {"status": "error", "note": "the question has no key"}
+                scores += [_score(m, answer).model_copy(update=keyless) for m in self.metrics]
+                continue
             scores.append(self._written(question, answer))
             for metric in self.metrics[1:]:
                 scores.append(_likeliest(metric, question, answer, answer.arm in able))
@@ -453,8 +462,6 @@ class ChoiceScorer:
         score = _score("accuracy", answer)
         if answer.status == "error":
             return score.model_copy(update={"status": "error", "note": answer.reason})
-        if question.answer not in LETTERS[: len(question.options)]:
-            return score.model_copy(update={"status": "error", "note": "the question has no key"})
         if answer.status == "refused":
             return score.model_copy(update={"note": f"refused: {answer.reason}"})
         choice = parse(answer.text, rotated(question.options, answer.permutation), self.parser)

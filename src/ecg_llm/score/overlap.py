@@ -1,12 +1,12 @@
 """Open answers against their reference: BLEU, ROUGE and BERTScore by their libraries."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ecg_llm.contracts import NO_ANSWER
+from ecg_llm.contracts import NO_ANSWER, UsageError
 from ecg_llm.records import Answer, Question, Score
 
 if TYPE_CHECKING:
@@ -87,10 +87,10 @@ def comparable(
 class OverlapScorer:
     """BLEU, ROUGE-1/2/L with stemming, words, and the likelihood of the reference.
 
-    Sentence BLEU is sacrebleu's with effective order and exponential smoothing, from 0 to 1. ROUGE is
-    rouge-score's, whose tokenizer knows letters without accents only: in German it splits words
-    at umlauts. Citation keys are taken out of the answers first. An empty answer has 0; the
-    sentence with which an arm abstains is scored as any text, with the label "abstained".
+    Sentence BLEU is sacrebleu's with effective order and exponential smoothing, from 0 to 1.
+    ROUGE is rouge-score's, whose tokenizer knows a to z only: it splits German words at umlauts.
+    Citation keys are taken out of the answers first. An empty answer has 0; the sentence with
+    which an arm abstains is scored as any text, with the label "abstained".
     """
 
     metrics: tuple[str, ...] = (
@@ -126,11 +126,11 @@ def _reference_likelihoods(items: Sequence[tuple[Question, Answer]]) -> Iterator
             continue
         score = blank("reference_likelihood", answer)
         if answer.reference_logprob is None or not answer.reference_tokens:
-            update = {"status": "not_applicable", "note": "no likelihoods"}
+            yield score.model_copy(update={"status": "not_applicable", "note": "no likelihoods"})
         else:
             value = answer.reference_logprob / answer.reference_tokens
             update = {"value": value, "status": "scored", "note": "nats per token"}
-        yield score.model_copy(update=update)
+            yield score.model_copy(update=update)
 
 
 def corpus_bleu(pairs: Sequence[tuple[str, str]]) -> tuple[float, str]:
@@ -198,10 +198,22 @@ class BertScorer:
         if self._loaded is None:
             import torch
             from transformers import AutoModel, AutoTokenizer
+            from transformers.utils import logging
 
             place = _place(self.encoder)
-            tokenizer = AutoTokenizer.from_pretrained(place)
-            model = AutoModel.from_pretrained(place).eval()
+            bars = logging.is_progress_bar_enabled()
+            logging.disable_progress_bar()
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(place)
+                model = AutoModel.from_pretrained(place).eval()
+            except (OSError, ValueError) as error:
+                raise UsageError(
+                    f"scores.encoder {self.encoder!r} cannot be loaded ({str(error)[:200]}); give "
+                    f'"minilm", a folder or a Hugging Face id, or set scores.bertscore: false.'
+                ) from error
+            finally:
+                if bars:
+                    logging.enable_progress_bar()
             if tokenizer.model_max_length > 1_000_000:  # not set
                 tokenizer.model_max_length = model.config.max_position_embeddings - 2
             device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ecg_llm import prompt, store
+from ecg_llm import local, prompt, store
 from ecg_llm.config import NanoModelConfig
 from ecg_llm.contracts import Progress
 from ecg_llm.records import LETTERS, Training, digest
-from ecg_llm.train import tune
+from ecg_llm.train import jobs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,7 +33,7 @@ A Llama of {parameters:,} parameters, trained from random weights on {tokens:,} 
 passages of one study. It exercises the chain of ECG-LLM on any machine. It knows no medicine and
 hardly any language: nothing it says, and no score it gets, means anything about medicine.
 """
-BLOCK, BATCH, LEARNING_RATE = 256, 8, 2e-3
+BLOCK, BATCH, LEARNING_RATE = 512, 4, 2e-3
 
 
 def build(
@@ -50,13 +50,13 @@ def build(
     `out` becomes an ordinary Hugging Face folder, at once and complete. A call that was killed
     goes on from its last checkpoint and ends with the same weights; work lies beside `out`.
     """
-    place = tune.begin(out, digest(list(texts), settings.model_dump(mode="json"), seed, name))
+    place = jobs.begin(out, digest(list(texts), settings.model_dump(mode="json"), seed, name))
     if place is None:
-        return store.read(out / tune.ROWS, Training)
+        return store.read(out / jobs.ROWS, Training)
     tokenizer = train_tokenizer(texts, settings)
-    data = tune.blocks(tokenizer, texts, min(BLOCK, settings.context), seed)
+    data = jobs.blocks(tokenizer, texts, min(BLOCK, settings.context), seed)
     model = random_model(tokenizer, settings, seed)
-    rows = tune.pretrain(
+    rows = jobs.pretrain(
         model,
         data,
         place / "pretrain",
@@ -68,12 +68,13 @@ def build(
         progress=progress,
     )
     result = place / "result"
-    model.save_pretrained(result)
+    with local.quiet():
+        model.save_pretrained(result)
     tokenizer.save_pretrained(result)
     card = CARD.format(parameters=model.num_parameters(), tokens=rows[-1].tokens)
     store.write_text(result / "README.md", card)
-    store.write(result / tune.ROWS, rows)
-    tune.finish(place, out)
+    store.write(result / jobs.ROWS, rows)
+    jobs.finish(place, out)
     return rows
 
 
