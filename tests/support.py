@@ -26,7 +26,7 @@ arms:
   base: {model: base}
   tuned+rag: {model: base, adapter: tuned, retrieve: true}
   extractive: {model: extracts, retrieve: true}
-answers: {k: 2, passage_tokens: 300, max_tokens_open: 8, max_tokens_choice: 6, limit: 5}
+answers: {k: 2, passage_tokens: 900, max_tokens_open: 8, max_tokens_choice: 6, limit: 5}
 estimates: {resamples: 1000}
 """
 

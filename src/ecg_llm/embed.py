@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecg_llm.contracts import EgressError, UsageError
-from ecg_llm.store import folder_digest
+from ecg_llm.store import folder_digest, read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,9 +87,10 @@ class SentenceEmbedder:
             show_progress_bar=False,
             convert_to_numpy=True,
         )
-        vectors = np.asarray(made, dtype=np.float32)
+        vectors: NDArray[np.float32] = np.asarray(made, dtype=np.float32)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors / np.maximum(norms, np.finfo(np.float32).tiny)
+        vectors /= np.maximum(norms, np.finfo(np.float32).tiny)
+        return vectors
 
     def _label(self) -> str:
         if self.model == PACKAGED:
@@ -119,10 +120,12 @@ class SentenceEmbedder:
                 raise
             except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
                 why = (str(error).splitlines() or [type(error).__name__])[0]
+                mend = f"use {PACKAGED} or give a folder that holds one"
+                if not Path(self.model).is_dir():
+                    mend += f", or download it first with: hf download {self.model}"
                 raise UsageError(
                     f"{self.model} cannot be loaded as a sentence-transformers model "
-                    f"({why[:200]}); use {PACKAGED}, give a folder that holds one, or download it "
-                    f"first with: hf download {self.model}"
+                    f"({why[:200]}); {mend}."
                 ) from error
             finally:
                 if bars:
@@ -133,8 +136,8 @@ class SentenceEmbedder:
         from tokenizers import Tokenizer
 
         file = Path(model_source(self.model)) / "tokenizer.json"
-        if file.is_file():  # a hundred times faster than to load the model as well
-            tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
+        if read_json(file) is not None:  # a hundred times faster than to load the model as well
+            tokenizer = Tokenizer.from_file(str(file))
         else:
             backend = self._load().tokenizer.backend_tokenizer
             tokenizer = Tokenizer.from_str(backend.to_str())

@@ -114,6 +114,7 @@ def ask(
     Raises:
         EcgLlmError: what a person must mend first, as `answers` says.
     """
+    question = question.encode("utf-8", "replace").decode("utf-8")  # a terminal's broken bytes
     row = Question(question_id=digest("ask", question), set="ask", kind="open", question=question)
     once = settings.model_copy(update={"repeats": 1, "permutations": 1})
     return next(answers(arm, [row], answerer, retriever, passages, once, count=count, seed=0))
