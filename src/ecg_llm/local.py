@@ -28,7 +28,6 @@ CPU_TOKENS = 2048
 HARMLESS = (
     "`is_gradient_checkpointing` is deprecated",  # peft 0.21 still asks transformers 5.23 so
     "Model has `tie_word_embeddings=True` and a tied layer",  # matters only to who merges
-    "Setting `save_embedding_layers` to `True`",  # checkpoints alone hold them
 )
 
 

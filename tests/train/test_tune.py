@@ -79,7 +79,11 @@ def test_the_same_seed_gives_the_same_bytes(tiny: Path, tuned: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("pretrain_epochs", "targets"), [(0, SETTINGS.targets), (3, ("q_proj", "lm_head"))]
+    ("pretrain_epochs", "targets"),
+    [
+        (0, SETTINGS.targets),
+        pytest.param(3, ("q_proj", "lm_head"), marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_tuning_ends_with_the_same_weights(
     tiny: Path, tmp_path: Path, pretrain_epochs: float, targets: tuple[str, ...]

@@ -115,7 +115,7 @@ class HybridIndex:
         }
         self._table = table = self._create()
         rows = table.search().select(["passage_id", "text"]).to_arrow()
-        held = dict(zip(*(rows[column].to_pylist() for column in rows.column_names), strict=True))
+        held = dict(zip(rows["passage_id"].to_pylist(), rows["text"].to_pylist(), strict=True))
         stale = sorted(key for key, text in held.items() if wanted.get(key) != text)
         for start in range(0, len(stale), BATCH):
             quoted = (key.replace("'", "''") for key in stale[start : start + BATCH])
@@ -157,20 +157,18 @@ class HybridIndex:
             mixed(near, matching, weight) for near, matching in zip(dense, lexical, strict=True)
         ]
         if self.reranker is not None:
-            reranker = self.reranker
             found = [
-                _ordered(
-                    dict(
-                        zip(
-                            (hit.passage_id for hit in hits),
-                            reranker.rerank(query, [texts[hit.passage_id] for hit in hits]),
-                            strict=True,
-                        )
-                    )
-                )
-                for query, hits in zip(queries, [hits[:depth] for hits in found], strict=True)
+                self._reranked(self.reranker, query, hits[:depth], texts)
+                for query, hits in zip(queries, found, strict=True)
             ]
         return [hits[:k] for hits in found]
+
+    @staticmethod
+    def _reranked(
+        reranker: Reranker, query: str, hits: Sequence[Hit], texts: Mapping[str, str]
+    ) -> list[Hit]:
+        scores = reranker.rerank(query, [texts[hit.passage_id] for hit in hits])
+        return _ordered(dict(zip((hit.passage_id for hit in hits), scores, strict=True)))
 
     def _dense(
         self, queries: Sequence[str], depth: int, texts: dict[str, str]
@@ -212,13 +210,18 @@ class HybridIndex:
     def _name(self) -> str:
         return f"passages-{digest(FORMAT, self.embedder.name)}"
 
+    def _connect(self) -> Any:
+        import lancedb
+
+        # Every search looks for a newer version: a server goes on while its index is rebuilt.
+        return lancedb.connect(self.folder, read_consistency_interval=timedelta(0))
+
     def _create(self) -> Any:
         """Return the table of this embedder, made if it is absent; the only one in the folder."""
-        import lancedb
         import pyarrow as pa
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        database = lancedb.connect(self.folder)
+        database = self._connect()
         names = database.list_tables().tables
         for name in set(names) - {self._name()}:
             database.drop_table(name)
@@ -235,10 +238,8 @@ class HybridIndex:
         return database.create_table(self._name(), schema=schema)
 
     def _open(self) -> Any:
-        import lancedb
-
         if self.folder.is_dir():
-            database = lancedb.connect(self.folder)
+            database = self._connect()
             if self._name() in database.list_tables().tables:
                 return database.open_table(self._name())
         raise StepError(

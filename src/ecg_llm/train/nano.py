@@ -33,7 +33,7 @@ A Llama of {parameters:,} parameters, trained from random weights on {tokens:,} 
 passages of one study. It exercises the chain of ECG-LLM on any machine. It knows no medicine and
 hardly any language: nothing it says, and no score it gets, means anything about medicine.
 """
-BLOCK, BATCH, LEARNING_RATE = 512, 4, 2e-3
+BLOCK, BATCH, LEARNING_RATE = 256, 8, 2e-3
 
 
 def build(

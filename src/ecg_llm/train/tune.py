@@ -3,6 +3,7 @@
 import importlib.util
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -174,7 +175,10 @@ def _trainable(
         task_type="CAUSAL_LM",
     )
     with local.quiet():
-        return get_peft_model(model, adapter)
+        tuned = get_peft_model(model, adapter)
+    # PEFT would copy the base's embeddings into checkpoints, and ask the hub for their size.
+    tuned.save_pretrained = partial(tuned.save_pretrained, save_embedding_layers=False)
+    return tuned
 
 
 def _data(tokenizer: "PreTrainedTokenizerBase", questions: Sequence[Question], limit: int) -> Data:
@@ -317,7 +321,7 @@ def _save(
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     else:
-        model.save_pretrained(folder, save_embedding_layers=False)
+        model.save_pretrained(folder)
         settings = store.read_json(adapter) or {}
         # PEFT keeps a set, whose order differs between processes.
         targets = sorted(record["settings"]["targets"])

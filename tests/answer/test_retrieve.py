@@ -1,0 +1,303 @@
+import hashlib
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ecg_llm import config
+from ecg_llm.answer import retrieve
+from ecg_llm.answer.retrieve import HybridIndex, mixed
+from ecg_llm.contracts import Hit, Retriever, StepError, UsageError
+from ecg_llm.embed import SentenceEmbedder
+from ecg_llm.testing import passage
+
+TEXTS = (
+    "The normal adult PR interval is 120 to 200 ms.",
+    "Atrial fibrillation has irregularly irregular RR intervals and no P waves.",
+    "An R/S ratio > 1 in lead V1 suggests right ventricular hypertrophy.",
+    "Hyperkalemia causes tall, narrow T waves.",
+    "The delta wave is a slurred onset of the QRS complex in pre-excitation.",
+    "Pericarditis elevates the ST segment in most leads and depresses the PR segment.",
+    "Bread is baked from flour, water and yeast.",
+)
+PASSAGES = [passage(text, start=1000 * n) for n, text in enumerate(TEXTS)]
+HIDDEN = passage("The PR interval is a secret.", start=9000).model_copy(update={"hidden": True})
+HOSTILE = [
+    "P-R", "R/S > 1", '"PR interval"', '"', "text: heart", "heart AND", "NOT heart OR", "(((", "",
+    "???", "the of and", "a" * 3000, "PR^2~1 *", "\x00 PR", "Füße ♥", "\ud800", "[x TO y]", "\\",
+    "'; DROP TABLE passages; --", "wave " * 3000,
+]  # fmt: skip
+
+
+class Words:
+    """Counts words into 32 places: an embedder whose digits anyone can follow."""
+
+    def __init__(self, name="words@1"):
+        self.name = name
+        self.seen = []
+
+    def embed(self, texts):
+        self.seen.extend(texts)
+        vectors = np.full((len(texts), 32), 1e-3, np.float32)
+        for row, text in zip(vectors, texts, strict=True):
+            for word in text.lower().split():
+                row[hashlib.sha256(word.encode()).digest()[0] % 32] += 1
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def count_tokens(self, texts):
+        return [len(text.split()) for text in texts]
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    made = HybridIndex(
+        tmp_path_factory.mktemp("study") / "index", SentenceEmbedder(), config.Index()
+    )
+    made.build([*PASSAGES, HIDDEN])
+    return made
+
+
+def texts_of(hits):
+    held = {row.passage_id: row.text for row in [*PASSAGES, HIDDEN]}
+    return [held[hit.passage_id] for hit in hits]
+
+
+def words_index(folder, rows=PASSAGES, embedder=None, **settings):
+    made = HybridIndex(folder, embedder or Words(), config.Index(**settings))
+    made.build(rows)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("query", "place"),
+    [
+        ("How long is the PR interval?", 0),
+        ("irregular rhythm without P waves", 1),
+        ("R/S > 1", 2),
+        ("What does a high potassium level do to the T wave?", 3),
+    ],
+)
+def test_the_passage_that_answers_comes_first(index, query, place):
+    assert isinstance(index, Retriever)
+    (hits,) = index.search([query], 3)
+    assert len(hits) == 3
+    assert texts_of(hits)[0] == TEXTS[place]
+    assert 1 >= hits[0].score > hits[1].score > hits[2].score >= 0
+
+
+def test_one_list_a_query_in_order_however_many_are_asked_together(index):
+    queries = ["PR interval", "delta wave", "baking bread"]
+    together = index.search(queries, 1)
+    assert [texts_of(hits)[0] for hits in together] == [TEXTS[0], TEXTS[4], TEXTS[6]]
+    assert [index.search([query], 1)[0][0].passage_id for query in queries] == [
+        hits[0].passage_id for hits in together
+    ]
+    assert index.search([], 3) == []
+    assert index.search(queries, 0) == [[], [], []]
+
+
+def test_hidden_passages_are_never_found(index):
+    assert HIDDEN.text not in texts_of(index.search(["The PR interval is a secret."], 50)[0])
+    assert len(index.search(["PR"], 50)[0]) == len(PASSAGES)
+
+
+@pytest.mark.parametrize("weight", [0, 0.8])
+def test_no_characters_of_a_query_are_syntax(tmp_path, weight):
+    index = words_index(tmp_path / "index", dense_weight=weight)
+    for query in HOSTILE:
+        (hits,) = index.search([query], 3)
+        assert all(0 <= hit.score <= 1 for hit in hits)
+    (hits,) = index.search(["hyperkalemia AND zebra"], 3)
+    assert (texts_of(hits)[:1] == [TEXTS[3]]) or weight, "AND does not demand the zebra"
+    (hits,) = index.search(['NOT "hyperkalemia"'], 3)
+    assert TEXTS[3] in texts_of(hits), "NOT excludes nothing"
+
+
+def test_words_are_stemmed_and_unknown_words_find_nothing_by_text_alone(tmp_path):
+    index = words_index(tmp_path / "index", dense_weight=0)
+    assert texts_of(index.search(["baking breads"], 3)[0]) == [TEXTS[6]]
+    assert index.search(["zebra"], 3) == [[]]
+
+
+def test_a_second_build_embeds_nothing_and_changes_nothing(tmp_path):
+    first = words_index(tmp_path / "index")
+    again = Words()
+    second = words_index(tmp_path / "index", embedder=again)
+    assert again.seen == []
+    assert second.search(["PR wave"], 9) == first.search(["PR wave"], 9)
+
+
+def test_an_open_index_goes_on_while_another_process_rebuilds_it(tmp_path):
+    serving = words_index(tmp_path / "index", PASSAGES[:6])
+    assert TEXTS[6] not in texts_of(serving.search(["bread"], 9)[0])
+    words_index(tmp_path / "index")
+    assert TEXTS[6] in texts_of(serving.search(["bread"], 9)[0])
+
+
+def test_a_changed_corpus_costs_only_its_changes_and_ends_as_a_fresh_build_does(tmp_path):
+    words_index(tmp_path / "index", PASSAGES[:5])
+    embedder = Words()
+    seen = []
+    grown = HybridIndex(tmp_path / "index", embedder, config.Index())
+    changed = PASSAGES[3].model_copy(update={"text": "Hypokalemia causes U waves."})
+    rows = [*PASSAGES[1:3], changed, *PASSAGES[4:]]
+    grown.build(rows, lambda done, total: seen.append((done, total)))
+    assert sorted(embedder.seen) == sorted([changed.text, *TEXTS[5:]])
+    assert (seen[0], seen[-1]) == ((3, 6), (6, 6))
+    fresh = words_index(tmp_path / "fresh", rows)
+    for query in ("PR interval", "waves in hypokalemia", "bread"):
+        assert grown.search([query], 9) == fresh.search([query], 9)
+
+
+def test_text_of_a_vanished_passage_leaves_the_disk(tmp_path):
+    def held(word):
+        files = [path for path in (tmp_path / "index").rglob("*") if path.is_file()]
+        return any(word in path.read_bytes() for path in files)
+
+    words_index(tmp_path / "index")
+    assert held(b"yeast")
+    words_index(tmp_path / "index", PASSAGES[:6])
+    assert not held(b"yeast")
+
+
+def test_another_embedder_has_an_index_of_its_own(tmp_path):
+    words_index(tmp_path / "index")
+    other = Words("words@2")
+    with pytest.raises(StepError, match=r"no index made with words@2.*ecg-llm index"):
+        HybridIndex(tmp_path / "index", other, config.Index()).search(["PR"], 1)
+    words_index(tmp_path / "index", embedder=other)
+    assert sorted(text for text in other.seen if text in TEXTS) == sorted(TEXTS)
+    with pytest.raises(StepError):
+        HybridIndex(tmp_path / "index", Words(), config.Index()).search(["PR"], 1)
+
+
+def test_an_index_without_passages_finds_nothing(tmp_path):
+    assert words_index(tmp_path / "index", [HIDDEN]).search(["PR", "x"], 5) == [[], []]
+
+
+def test_an_index_that_was_never_built_says_what_to_do(tmp_path):
+    with pytest.raises(StepError, match="ecg-llm index"):
+        HybridIndex(tmp_path / "absent", Words(), config.Index()).search(["PR"], 5)
+    assert not (tmp_path / "absent").exists()
+
+
+def test_passages_may_carry_any_id_and_the_folder_any_name(tmp_path):
+    rows = [
+        row.model_copy(update={"passage_id": f'it\'s {n} "x"'}) for n, row in enumerate(PASSAGES)
+    ]
+    folder = tmp_path / "my study #1 100%?" / "index"
+    words_index(folder, rows)
+    assert words_index(folder, rows[:1]).search(["PR interval"], 5)[0] == [
+        Hit(rows[0].passage_id, 1.0)
+    ]
+
+
+class LongestFirst:
+    def __init__(self):
+        self.calls = []
+
+    def rerank(self, query, texts):
+        self.calls.append((query, list(texts)))
+        return [float(len(text)) for text in texts]
+
+
+def test_a_reranker_sees_the_candidates_and_its_order_is_what_search_returns(tmp_path):
+    words_index(tmp_path / "index")
+    planted = LongestFirst()
+    index = HybridIndex(tmp_path / "index", Words(), config.Index(), planted)
+    (hits,) = index.search(["PR interval"], 3)
+    wanted = sorted(TEXTS, key=len, reverse=True)[:3]
+    assert texts_of(hits) == wanted
+    assert [hit.score for hit in hits] == [len(text) for text in wanted]
+    assert [query for query, _ in planted.calls] == ["PR interval"]
+    assert sorted(planted.calls[0][1]) == sorted(TEXTS)
+
+
+def test_a_reranker_that_is_no_model_is_a_sentence(tmp_path):
+    words_index(tmp_path / "index")
+    (tmp_path / "folder").mkdir()
+    settings = config.Index(reranker=str(tmp_path / "folder"))
+    with pytest.raises(UsageError, match=r"index\.reranker"):
+        HybridIndex(tmp_path / "index", Words(), settings).search(["PR"], 1)
+
+
+def test_the_mix_is_convex_and_ties_are_ordered_by_id():
+    dense = {"a": 0.9, "b": 0.5, "c": 0.1}
+    lexical = {"c": 12.0, "d": 2.0}
+    assert mixed(dense, lexical, 0.8) == [
+        Hit("a", 0.8), Hit("b", 0.4), Hit("c", 0.2), Hit("d", 0.0),
+    ]  # fmt: skip
+    assert mixed({"z": 1.0, "y": 1.0}, {}, 0.8) == [Hit("y", 0.8), Hit("z", 0.8)]
+    assert mixed({}, {}, 0.8) == []
+
+
+def test_equal_passages_come_in_the_order_of_their_ids_whatever_the_order_of_building(tmp_path):
+    rows = [passage("The same text.", start=n) for n in range(40)]
+    random.Random(1).shuffle(rows)
+    (hits,) = words_index(tmp_path / "index", rows).search(["the same"], 40)
+    assert [hit.passage_id for hit in hits] == sorted(row.passage_id for row in rows)
+
+
+def test_a_large_index_is_searched_approximately_with_the_same_best_passage(tmp_path, monkeypatch):
+    monkeypatch.setattr(retrieve, "EXACT", 300)
+    words = ("ST", "PR", "QT", "RR", "wave", "segment", "lead", "axis", "block", "beat", "node")
+    chance = random.Random(7)
+    rows = [passage(" ".join(chance.choices(words, k=9)), start=n) for n in range(300)]
+    index = words_index(tmp_path / "index", rows, dense_weight=1)
+    assert [found.columns for found in index._table.list_indices()] == [["text"], ["vector"]]
+    held = {row.passage_id: row.text for row in rows}
+    for row in rows[:20]:
+        (hits,) = index.search([row.text], 1)
+        assert sorted(held[hits[0].passage_id].split()) == sorted(row.text.split())
+
+
+SEARCH = """
+import json, sys
+from pathlib import Path
+from ecg_llm import config
+from ecg_llm.answer.retrieve import HybridIndex
+from ecg_llm.embed import SentenceEmbedder
+index = HybridIndex(Path(sys.argv[1]), SentenceEmbedder(), config.Index())
+print(json.dumps(index.search(json.loads(sys.argv[2]), 7)))
+"""
+
+
+def test_two_processes_find_the_same_to_the_last_digit(index):
+    queries = ["PR interval", "tall T waves", "bread"]
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", SEARCH, str(index.folder), json.dumps(queries)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(run.stdout) == [
+        [list(hit) for hit in hits] for hits in index.search(queries, 7)
+    ]
+    assert run.stderr == ""
+
+
+@pytest.mark.slow
+def test_a_textbook_answers_questions_about_the_heart(tmp_path):
+    path = Path(__file__).parents[2].parent / "shared" / "truth"
+    file = path / "openstax_anatomy_book_300p.groundtruth.md"
+    if not file.is_file():
+        pytest.skip("needs ../shared, which this machine does not have")
+    rows = [
+        passage(text, start=n)
+        for n, text in enumerate(file.read_text(encoding="utf-8").split("\n\n"))
+        if len(text) > 200 and any(word in text.lower() for word in ("heart", "cardiac", "atri"))
+    ]
+    index = HybridIndex(tmp_path / "index", SentenceEmbedder(), config.Index())
+    index.build(rows)
+    held = {row.passage_id: row.text.lower() for row in rows}
+    for query, word in (
+        ("Which cells set the pace of the heart?", "sinoatrial"),
+        ("What does the P wave of the ECG show?", "p wave"),
+        ("Which valve lies between the left atrium and the left ventricle?", "mitral"),
+    ):
+        (hits,) = index.search([query], 5)
+        assert any(word in held[hit.passage_id] for hit in hits), query
