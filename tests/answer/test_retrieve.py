@@ -12,7 +12,7 @@ from ecg_llm import config
 from ecg_llm.answer import retrieve
 from ecg_llm.answer.retrieve import HybridIndex, mixed
 from ecg_llm.contracts import Hit, Retriever, StepError, UsageError
-from ecg_llm.embed import SentenceEmbedder
+from ecg_llm.embed import CrossEncoderReranker, SentenceEmbedder, model_source
 from ecg_llm.testing import passage
 
 TEXTS = (
@@ -217,6 +217,29 @@ def test_a_reranker_sees_the_candidates_and_its_order_is_what_search_returns(tmp
     assert sorted(planted.calls[0][1]) == sorted(TEXTS)
 
 
+def test_a_cross_encoder_folder_reranks(tmp_path, capfd):
+    """A cross-encoder of random weights: what it says is noise, but search must follow it."""
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(1)
+    shape = BertConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        num_labels=1, initializer_range=1.0,
+    )  # fmt: skip
+    BertForSequenceClassification(shape).save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(model_source("minilm")).save_pretrained(tmp_path / "model")
+    capfd.readouterr()
+    words_index(tmp_path / "index")
+    settings = config.Index(reranker=str(tmp_path / "model"))
+    (hits,) = HybridIndex(tmp_path / "index", Words(), settings).search(["PR interval"], 7)
+    scores = CrossEncoderReranker(settings.reranker).rerank("PR interval", TEXTS)
+    wanted = sorted(zip(TEXTS, scores, strict=True), key=lambda pair: -pair[1])
+    assert texts_of(hits) == [text for text, _ in wanted]
+    assert [hit.score for hit in hits] == pytest.approx([score for _, score in wanted], abs=1e-4)
+    assert capfd.readouterr() == ("", ""), "no bars, no warnings"
+
+
 def test_a_reranker_that_is_no_model_is_a_sentence(tmp_path):
     words_index(tmp_path / "index")
     (tmp_path / "folder").mkdir()
@@ -252,7 +275,8 @@ def test_a_large_index_is_searched_approximately_with_the_same_best_passage(tmp_
     held = {row.passage_id: row.text for row in rows}
     for row in rows[:20]:
         (hits,) = index.search([row.text], 1)
-        assert sorted(held[hits[0].passage_id].split()) == sorted(row.text.split())
+        wanted, found = Words().embed([row.text, held[hits[0].passage_id]])
+        assert wanted @ found > 0.999
 
 
 SEARCH = """
@@ -266,6 +290,7 @@ print(json.dumps(index.search(json.loads(sys.argv[2]), 7)))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_same_to_the_last_digit(index):
     queries = ["PR interval", "tall T waves", "bread"]
     run = subprocess.run(
@@ -289,7 +314,7 @@ def test_a_textbook_answers_questions_about_the_heart(tmp_path):
     rows = [
         passage(text, start=n)
         for n, text in enumerate(file.read_text(encoding="utf-8").split("\n\n"))
-        if len(text) > 200 and any(word in text.lower() for word in ("heart", "cardiac", "atri"))
+        if len(text) > 200 and any(word in text.lower() for word in ("atri", "p wave"))
     ]
     index = HybridIndex(tmp_path / "index", SentenceEmbedder(), config.Index())
     index.build(rows)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ecg_llm import config
-from ecg_llm.contracts import EgressError, Embedder, Hit, Progress, StepError, UsageError
+from ecg_llm.contracts import Embedder, Hit, Progress, StepError
+from ecg_llm.embed import CrossEncoderReranker
 from ecg_llm.records import Passage, digest
 
 if TYPE_CHECKING:
@@ -42,41 +43,6 @@ class Reranker(Protocol):
 
     def rerank(self, query: str, texts: Sequence[str]) -> Sequence[float]:
         """Return one score a text; higher is better."""
-
-
-class CrossEncoderReranker:
-    """A sentence-transformers cross-encoder by id or folder, loaded when first used."""
-
-    def __init__(self, model: str) -> None:
-        self.model = model
-        self._held: Any = None
-
-    def rerank(self, query: str, texts: Sequence[str]) -> list[float]:
-        """Return the cross-encoder's score of each text.
-
-        Raises:
-            UsageError: the model cannot be loaded.
-        """
-        if not texts:
-            return []
-        pairs = [(query, text) for text in texts]
-        return [float(s) for s in self._load().predict(pairs, show_progress_bar=False)]
-
-    def _load(self) -> Any:
-        if self._held is None:
-            from sentence_transformers import CrossEncoder
-
-            try:
-                self._held = CrossEncoder(self.model)
-            except EgressError:
-                raise
-            except (OSError, ValueError, KeyError, RuntimeError) as error:
-                why = (str(error).splitlines() or [type(error).__name__])[0]
-                raise UsageError(
-                    f"index.reranker: {self.model} cannot be loaded as a cross-encoder "
-                    f"({why[:200]}); give a folder that holds one, or leave it empty."
-                ) from error
-        return self._held
 
 
 class HybridIndex:
