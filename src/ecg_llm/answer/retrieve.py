@@ -2,7 +2,7 @@
 
 The question is the whole query: never its options, never its answer. The mix of min-max normalised
 scores is the convex combination of Bruch, Gai and Ingber (2023, "An Analysis of Fusion Functions
-for Hybrid Retrieval"); it beat rank fusion and either side alone on this project's data.
+for Hybrid Retrieval"). Which share of the dense side is best depends on the corpus.
 """
 
 from collections.abc import Mapping, Sequence
