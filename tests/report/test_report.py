@@ -269,11 +269,11 @@ def test_a_study_without_answers_still_has_a_report():
 def test_the_terminal_gets_a_short_table_in_the_order_of_the_study(tables):
     order = ("tuned", "base")
     columns, rows = report.summary_table(tables["estimates"], order)
-    assert columns[:3] == ("subset", "arm", "accuracy %")
+    assert columns[:3] == ("subset", "arm", "choice: right, %")
     assert [row[1] for row in rows][:3] == ["tuned", "base", "base+rag"]
     assert len(rows) == 12
     assert {len(row) for row in rows} == {len(columns)}
-    assert re.fullmatch(r"\d\d\.\d \(\d\d\.\d to \d+\.\d\) #\d", rows[0][2])
+    assert re.fullmatch(r"\d\d\.\d \(\d\d\.\d to \d+\.\d\)", rows[0][2])
     assert report.summary_table([]) == (("subset", "arm"), [])
     lone = Estimate(metric="bleu", subset="s", arm="a", method="mean/none")
     assert report.summary_table([lone]).rows == []

@@ -75,15 +75,24 @@ def build(
     return page.render(**_content(study, tables, manifests, notes))
 
 
+HEADLINES = {
+    "accuracy": "choice: right, %",
+    "verdict": "judge: verdict",
+    "reference_similarity": "open: similarity",
+    "human": "experts",
+    "rougeL": "open: ROUGE-L",
+}
+"""Metrics of the short table, with their column heads."""
+
+
 def summary_table(estimates: Sequence[Estimate], order: Sequence[str] = ()) -> Summary:
     """Return a short table of results, arms by headline metrics, arms in this order.
 
-    A cell is "61.2 (52.0 to 69.1) #1": value, 95 % interval and rank.
+    A cell is "61.2 (52.0 to 69.1)": value and 95 % interval.
     """
     means = {(row.subset, row.arm, row.metric): row for row in estimates if not row.against}
-    wanted = ("accuracy", "verdict", "reference_similarity", "human", "rougeL", "bertscore")
-    metrics = [m for m in wanted if any(key[2] == m for key in means)]
-    columns = ("subset", "arm", *(f"{m} %" if results.is_percent(m) else m for m in metrics))
+    metrics = [metric for metric in HEADLINES if any(key[2] == metric for key in means)]
+    columns = ("subset", "arm", *(HEADLINES[metric] for metric in metrics))
     lines = []
     for subset in sorted({key[0] for key in means}):
         for arm in results.ordered({key[1] for key in means if key[0] == subset}, order):
@@ -97,7 +106,7 @@ def _short_cell(row: Estimate | None) -> str:
     if row is None or row.value is None:
         return ""
     limits = f" ({results.interval(row)})" if row.low is not None else ""
-    return results.number(row.value, row.metric) + limits + (f" #{row.rank}" if row.rank else "")
+    return results.number(row.value, row.metric) + limits
 
 
 def _content(

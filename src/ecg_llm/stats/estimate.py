@@ -306,7 +306,7 @@ def _intervals(
     spread = np.sqrt((residuals**2).sum(axis=0) * clusters / np.maximum(clusters - 1, 1))
     error = spread / np.maximum(n, 1)
     bounded = np.array([
-        bool(((column >= least) & (column <= most) | np.isnan(column)).all())
+        bool(((column >= least - 1e-6) & (column <= most + 1e-6) | np.isnan(column)).all())
         for column in columns.T
     ])  # fmt: skip
     many = (clusters >= FEW_CLUSTERS) & (error > TINY)
