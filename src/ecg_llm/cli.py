@@ -1,6 +1,7 @@
 """The command ecg-llm: parse, call, print; a stage is imported only inside its command."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -54,6 +55,8 @@ Retry = Annotated[bool, typer.Option(help="Make rows that ended in an error agai
 
 def main() -> None:
     """Run the command line; exit codes 0, 1 (a step failed), 2 (usage), 3 (`ask`: no answer)."""
+    # Before torch is loaded: threads that spin while they wait make a shared machine crawl.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     sys.argv[1:] = [argument for argument in arguments if argument != "--debug"]

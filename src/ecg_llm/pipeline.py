@@ -8,10 +8,10 @@ Stages are imported inside the functions, so that a command loads only what it r
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ecg_llm import config, privacy, registry, steps, store
 from ecg_llm.contracts import (
@@ -486,6 +486,14 @@ def write_report(work: Work, study: config.Study, bound: steps.Study) -> Iterato
     yield from ()
 
 
+@runtime_checkable
+class Closing(Protocol):
+    """A model that holds memory until it is closed."""
+
+    def close(self) -> None:
+        """Free what it holds; the next use loads it again."""
+
+
 @dataclass
 class Models:
     """The models of a study, each loaded when first used; one chat model is held at a time."""
@@ -495,7 +503,6 @@ class Models:
     _embedder: "SentenceEmbedder | None" = None
     _held: tuple[tuple[str, str], ChatModel] | None = None
     _index: "HybridIndex | None" = None
-    _cache: list[object] = field(default_factory=list)
 
     @property
     def embedder(self) -> "SentenceEmbedder":
@@ -526,7 +533,7 @@ class Models:
         """Return the chat model of this entry, with an adapter if one is named."""
         if self._held and self._held[0] == (name, adapter):
             return self._held[1]
-        self._held = None
+        self._let_go()
         settings = self.study.models[name]
         made: ChatModel
         if isinstance(settings, config.ApiModelConfig):
@@ -582,7 +589,13 @@ class Models:
         if place.exists():
             shutil.rmtree(place)
         made.replace(place)
-        self._held = None
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Free the memory of the model held."""
+        held, self._held = self._held, None
+        if held and isinstance(held[1], Closing):
+            held[1].close()
 
 
 def usable(passages: Sequence[Passage], study: config.Study) -> list[Passage]:
