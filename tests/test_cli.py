@@ -72,8 +72,12 @@ def test_an_empty_literature_folder_is_said(tmp_path: Path) -> None:
     assert ecg("init", str(tmp_path / "new")).returncode == 0
     run = ecg("run", "-C", str(tmp_path / "new"))
     assert run.returncode == 1
-    assert "literature" in run.stderr
-    assert "Traceback" not in run.stderr
+    assert "holds no documents" in run.stderr
+    (tmp_path / "new" / "literature" / "a.pdf").write_text("<html>")
+    run = ecg("run", "-C", str(tmp_path / "new"))
+    assert run.returncode == 1
+    assert "None of the 1 files" in run.stderr
+    assert "not_a_pdf" in ecg("show", "documents", "-C", str(tmp_path / "new")).stdout
 
 
 def test_init_refuses_to_overwrite_and_checks_paths(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from ecg_llm.contracts import (
     Writer,
 )
 from ecg_llm.records import (
+    DOCUMENT_REASONS,
     Answer,
     Document,
     Draft,
@@ -256,11 +257,6 @@ def read_documents(work: Work, study: config.Study, literature: Path) -> Iterato
             store.write_text(texts / f"{row.doc_id}.md", text)
             used.add(f"{row.doc_id}.md")
         yield row
-    if not used:
-        raise StepError(
-            f"No document in {literature} could be read; "
-            f"`ecg-llm show documents` names every file and why."
-        )
     for path in texts.glob("*.md"):
         if path.name not in used:
             path.unlink()
@@ -270,7 +266,10 @@ def cut_passages(work: Work, study: config.Study, models: "Models") -> Iterator[
     """Cut every document that was read."""
     from ecg_llm.corpus import passages
 
-    rows = [row for row in work.table(Document) if row.status in ("ok", "partial")]
+    documents = work.table(Document)
+    rows = [row for row in documents if row.status in ("ok", "partial")]
+    if not rows:
+        raise StepError(_nothing_read(documents, study.literature))
     have = {row.doc_id for row in work.made(Passage)}
     for done, row in enumerate(rows, start=1):
         if row.doc_id not in have:
@@ -680,6 +679,18 @@ def allowed_hosts(study: config.Study) -> Collection[str]:
         if isinstance(model, config.ApiModelConfig)
     ]
     return {*servers, *study.privacy.allow}
+
+
+def _nothing_read(documents: Sequence[Document], literature: str) -> str:
+    """Return the sentence for a literature folder without a readable document."""
+    if not documents:
+        return f"The folder {literature} holds no documents; put your papers in and run again."
+    first = documents[0]
+    why = first.note or DOCUMENT_REASONS[first.reason]
+    return (
+        f"None of the {len(documents)} files in {literature} could be read, for example "
+        f"{first.path}: {why}; `ecg-llm show documents` names every file and why."
+    )
 
 
 def _identity(study: config.Study, name: str) -> Mapping[str, object] | None:
