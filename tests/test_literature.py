@@ -12,7 +12,7 @@ from ecg_llm.steps import read_table
 pytestmark = pytest.mark.slow
 
 SMALLER = (
-    "documents.ocr=off",
+    "documents.ocr=never",
     "models.base={kind: nano, hidden: 64, layers: 2, heads: 2, vocabulary: 600, tokens: 6000}",
     "adapters.tuned={model: base, epochs: 1, rank: 4}",
     "answers.passage_tokens=900",

@@ -32,7 +32,7 @@ class Documents(Section):
     """Memory limit of a reader process, in MiB."""
     workers: int = 0
     """Reader processes; 0 means one a core."""
-    ocr: Literal["auto", "off"] = "auto"
+    ocr: Literal["auto", "never"] = "auto"
     """auto: scanned and garbled pages go to ocrmypdf if it is installed."""
     exclude: tuple[str, ...] = ()
     """Globs of paths to leave out."""

@@ -40,7 +40,7 @@ def read(
     known: Mapping[str, tuple[Document, str]] | None = None,
     settings: config.Documents | None = None,
 ) -> dict[str, tuple[Document, str]]:
-    settings = settings or config.Documents(workers=2, ocr="off", timeout=60)
+    settings = settings or config.Documents(workers=2, ocr="never", timeout=60)
     found = {row.path: (row, text) for row, text in ingest(folder, settings, known or {})}
     for row, text in found.values():
         assert row.reason in DOCUMENT_REASONS
@@ -77,7 +77,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_every_file_has_a_row_and_noise_has_none(folder: Path) -> None:
-    settings = config.Documents(workers=2, ocr="off", timeout=60, exclude=("draft*",))
+    settings = config.Documents(workers=2, ocr="never", timeout=60, exclude=("draft*",))
     found = read(folder, settings=settings)
     assert {path: (row.status, row.reason) for path, (row, _) in found.items()} == {
         "good.pdf": ("ok", ""),
@@ -109,7 +109,7 @@ def test_rows_say_what_was_read(folder: Path) -> None:
 def test_tags_and_groups_by_globs(folder: Path) -> None:
     settings = config.Documents(
         workers=2,
-        ocr="off",
+        ocr="never",
         tags={"web": ("*.html",), "all": ("*",)},
         groups={"book": ("sub/*", "good.pdf")},
     )
@@ -132,7 +132,7 @@ def test_what_an_engine_does_wrong_becomes_a_row(
 ) -> None:
     for name in ("die", "raise", "good"):
         (tmp_path / f"{name}.pdf").write_bytes(b"%PDF-1.4 " + name.encode())
-    settings = config.Documents(engine=f"{__name__}:ModelEngine", workers=1, ocr="off")
+    settings = config.Documents(engine=f"{__name__}:ModelEngine", workers=1, ocr="never")
     # worker processes import this module by its name
     (tmp_path / ".engine").mkdir()
     shutil.copy(__file__, tmp_path / ".engine" / f"{__name__}.py")
@@ -182,7 +182,7 @@ def test_find_sorts_and_leaves_out(folder: Path) -> None:
 
 def test_progress_ends_at_all_files(folder: Path) -> None:
     seen: list[tuple[int, int]] = []
-    settings = config.Documents(workers=2, ocr="off")
+    settings = config.Documents(workers=2, ocr="never")
     list(ingest(folder, settings, {}, lambda done, total: seen.append((done, total))))
     assert seen[-1] == (8, 8)
 

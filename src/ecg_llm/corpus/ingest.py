@@ -313,7 +313,7 @@ def _note(reading: Reading, unread: tuple[int, ...], job: Job) -> str:
         blank = ", ".join(map(str, unread[:10])) + (" ..." if len(unread) > 10 else "")
         return f"No text on page {blank}." if unread and len(unread) < len(reading.pages) else ""
     pages = "1 page needs" if waiting == 1 else f"{waiting} pages need"
-    if job.settings.ocr == "off":
+    if job.settings.ocr == "never":
         return f"{pages} OCR: set documents.ocr to auto."
     if pdf.ocr_command()[0]:
         return f"{pages} OCR that did not succeed in time: raise documents.timeout."
