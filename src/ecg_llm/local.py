@@ -224,6 +224,8 @@ def load_tokenizer(path_or_id: str, revision: str = "main") -> "PreTrainedTokeni
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    # A text too long becomes an error reply with its reason; the library's warning adds nothing.
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     return tokenizer
 
 
