@@ -1,4 +1,4 @@
-# make demo | test | check | test-slow | bench: each sets up what it needs.
+# make demo | test | check | test-slow: each sets up what it needs.
 # TORCH: on a CPU-only Linux machine point pip to PyTorch's CPU wheels, since the plain pin may bring
 # the CUDA build: make TORCH="torch==2.13.0 --index-url <PyTorch's CPU wheel index>" demo
 
@@ -7,7 +7,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow check docs bench handbook clean
+.PHONY: setup demo test test-slow check docs handbook clean
 
 setup: $(VENV)/.ready
 
@@ -40,9 +40,6 @@ docs: setup
 
 handbook: setup
 	$(BIN)/python handbook/typeset.py
-
-bench: setup
-	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
 
 clean:
 	rm -rf $(VENV) demo-study build dist .mypy_cache .pytest_cache .ruff_cache

@@ -31,7 +31,6 @@ SILENT = {
     "decisions": "why things are as they are",
     "how-to": "one task a page",
     "docs": "for readers; tables.md, config.md and cli.md are generated",
-    "benchmarks": "one runnable file per claim",
 }
 """What files and folders are that cannot say it themselves."""
 COMMANDS = (
