@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import bert_score
 import pytest
 import sacrebleu
@@ -181,3 +185,23 @@ def test_bertscore_loads_its_encoder_once_for_all_items(monkeypatch):
 def test_an_encoder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"scores\.encoder"):
         BertScorer(str(tmp_path)).score([item("The PR interval.")])
+
+
+def test_bertscore_has_the_same_digits_in_every_process():
+    code = (
+        "from ecg_llm.score.overlap import BertScorer\n"
+        "pairs = [(f'The PR interval of lead {i} is {i * 7} ms.', f'A value of {i} ms in lead II.')"
+        " for i in range(90)]\n"
+        "print(BertScorer().values(pairs))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": salt},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for salt in ("1", "2")
+    }
+    assert len(found) == 1

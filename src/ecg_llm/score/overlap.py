@@ -1,6 +1,7 @@
 """Open answers against their reference: BLEU, ROUGE and BERTScore by their libraries."""
 
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -185,7 +186,8 @@ class BertScorer:
         weights = _TokenWeights({tokenizer.cls_token_id, tokenizer.sep_token_id})
         found: list[tuple[float, float, float]] = []
         for start in range(0, len(pairs), CHUNK):
-            answers, references = map(list, zip(*pairs[start : start + CHUNK], strict=True))
+            chunk = pairs[start : start + CHUNK]
+            answers, references = ([_Text(pair[side]) for pair in chunk] for side in (0, 1))
             triples = bert_cos_score_idf(
                 model, references, answers, tokenizer, weights, device=model.device
             )
@@ -225,6 +227,17 @@ class BertScorer:
         layer = self._load()[0].config.num_hidden_layers
         version = metadata.version("bert-score")
         return f"bert-score {version}, {name}, layer {layer}, not rescaled"
+
+
+class _Text(str):
+    """A text whose hash is the same in every process.
+
+    bert-score batches the members of a set, so that with Python's own, salted hashes the batches,
+    and with them the last digits, would differ from run to run.
+    """
+
+    def __hash__(self) -> int:
+        return zlib.crc32(self.encode("utf-8", "surrogatepass"))
 
 
 class _TokenWeights(dict[int, float]):
