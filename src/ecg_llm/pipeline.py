@@ -479,7 +479,7 @@ def write_report(work: Work, study: config.Study, bound: steps.Study) -> Iterato
         for name, row in TABLES.items()
         if name != "ratings"
     }
-    manifests = {name: steps.manifest(bound, name) for name in bound.steps}
+    manifests = {name: steps.manifest(bound, name) for name in bound.steps if name != "report"}
     html = report.build(study, tables, manifests)
     store.write_text(work.folder / "report" / "index.html", html)
     yield from ()
