@@ -12,6 +12,7 @@ from ecg_llm.contracts import UsageError
 from ecg_llm.prompt import original_letter, rotated
 from ecg_llm.records import LETTERS, Answer, Question, Score
 from ecg_llm.registry import suggestion
+from ecg_llm.score.overlap import blank
 
 PARSERS = ("strict", "tolerant")
 """strict: the sentence asked for, or the bare letter. tolerant: whatever a careful reader
@@ -451,7 +452,7 @@ class ChoiceScorer:
         for question, answer in items:
             if question.answer not in tuple(LETTERS[: len(question.options)]):
                 keyless = {"status": "error", "note": "the question has no key"}
-                scores += [_score(m, answer).model_copy(update=keyless) for m in self.metrics]
+                scores += [blank(m, answer).model_copy(update=keyless) for m in self.metrics]
                 continue
             scores.append(self._written(question, answer))
             for metric in self.metrics[1:]:
@@ -459,7 +460,7 @@ class ChoiceScorer:
         return scores
 
     def _written(self, question: Question, answer: Answer) -> Score:
-        score = _score("accuracy", answer)
+        score = blank("accuracy", answer)
         if answer.status == "error":
             return score.model_copy(update={"status": "error", "note": answer.reason})
         if answer.status == "refused":
@@ -471,18 +472,6 @@ class ChoiceScorer:
         return _scored(score, question, letter, choice.parser)
 
 
-def _score(metric: str, answer: Answer) -> Score:
-    """Return the score of an answer of which nothing is known yet."""
-    return Score(
-        question_id=answer.question_id,
-        arm=answer.arm,
-        repeat=answer.repeat,
-        permutation=answer.permutation,
-        metric=metric,
-        status="unparsed",
-    )
-
-
 def _scored(score: Score, question: Question, letter: str, note: str) -> Score:
     value = float(letter == question.answer)
     return score.model_copy(
@@ -491,7 +480,7 @@ def _scored(score: Score, question: Question, letter: str, note: str) -> Score:
 
 
 def _likeliest(metric: str, question: Question, answer: Answer, able: bool) -> Score:
-    score, count = _score(metric, answer), len(question.options)
+    score, count = blank(metric, answer), len(question.options)
     if not answer.option_logprobs:
         failed = able and answer.status == "error"
         status, note = ("error", answer.reason) if failed else ("not_applicable", "no likelihoods")
