@@ -47,6 +47,6 @@ def make_study(folder: Path) -> Path:
     (folder / "literature").mkdir(parents=True)
     for chapter in CHAPTERS:
         shutil.copy(HANDBOOK / f"{chapter}.pdf", folder / "literature")
-    (folder / "literature" / "page.pdf").write_text("<html>not a PDF</html>")
+    (folder / "literature" / "page.pdf").write_bytes(b"\x89PNG\r\n\x1a\n")
     (folder / "study.yaml").write_text(STUDY)
     return folder

@@ -73,11 +73,43 @@ def test_an_empty_literature_folder_is_said(tmp_path: Path) -> None:
     run = ecg("run", "-C", str(tmp_path / "new"))
     assert run.returncode == 1
     assert "holds no documents" in run.stderr
-    (tmp_path / "new" / "literature" / "a.pdf").write_text("<html>")
+    (tmp_path / "new" / "literature" / "a.pdf").write_bytes(b"\x89PNG\r\n")
     run = ecg("run", "-C", str(tmp_path / "new"))
     assert run.returncode == 1
     assert "None of the 1 files" in run.stderr
     assert "not_a_pdf" in ecg("show", "documents", "-C", str(tmp_path / "new")).stdout
+    run = ecg("documents", "-C", str(tmp_path / "new"))
+    assert run.returncode == 1
+    assert "a.pdf" in run.stdout
+    assert "PNG" in ecg("show", "documents", "-C", str(tmp_path / "new")).stdout
+
+
+def test_documents_name_every_file_and_page_not_read_and_what_to_do(tmp_path: Path) -> None:
+    from reportlab.pdfgen.canvas import Canvas
+
+    assert ecg("init", str(tmp_path / "s")).returncode == 0
+    folder = tmp_path / "s" / "literature"
+    (folder / "picture.pdf").write_bytes(b"\x89PNG\r\n")
+    canvas = Canvas(str(folder / "paper.pdf"))
+    canvas.drawString(72, 700, "The P wave lasts less than 120 ms in healthy adults.")
+    canvas.showPage()
+    canvas.showPage()
+    canvas.drawString(72, 700, "References")
+    canvas.drawString(72, 650, "[1] Wave A. The first of all the waves of the heart. Heart 2001.")
+    canvas.save()
+    run = ecg("documents", "-C", str(tmp_path / "s"), "--json")
+    assert run.returncode == 0
+    found = json.loads(run.stdout)
+    assert (found["read"], found["failed"]) == (1, 1)
+    assert [(line["path"], line["page"], line["reason"]) for line in found["not_read"]] == [
+        ("picture.pdf", None, "not_a_pdf"), ("paper.pdf", 2, "blank"),
+    ]  # fmt: skip
+    assert all(line["remedy"] for line in found["not_read"])
+    shown = ecg("show", "documents", "--id", "paper.pdf", "-C", str(tmp_path / "s")).stdout
+    assert "references, p. 3" in shown
+    assert "heading 'References'" in shown
+    pages = ecg("pages", "-C", str(tmp_path / "s"), "--json")
+    assert json.loads(pages.stdout)["reason"] == {"-": 2, "blank": 1}
 
 
 def test_init_refuses_to_overwrite_and_checks_paths(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_a_folder_of_real_literature_becomes_a_report(shared: Path, tmp_path: Pa
     assert set(unread) == {
         "cinc2008_0505_twa_SCAN.pdf", "cinc_2009_0557.pdf", "de_ekg_befundung_SCAN.pdf",
     }  # fmt: skip
-    assert set(unread.values()) == {"no_readable_page"}
+    assert set(unread.values()) == {"scanned", "garbled"}
     assert {row.language for row in documents if row.doc_id and row.pages} >= {"en", "de"}
     for row in read_table(folder / "passages.jsonl", Passage):
         text = (folder / "texts" / f"{row.doc_id}.md").read_bytes().decode()

@@ -67,7 +67,7 @@ def test_an_attempt_to_leave_is_refused_and_named(tmp_path: Path) -> None:
 
             class Engine:
                 name, version = "spy", "1"
-                def read(self, path):
+                def read(self, path, password=""):
                     with socket.socket() as connection:
                         connection.settimeout(2)
                         connection.connect(("198.51.100.7", 443))

@@ -10,11 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from ecg_llm import console
-from ecg_llm.contracts import EcgLlmError, MissingPackage, UsageError
+from ecg_llm.contracts import EcgLlmError, MissingPackage, StepError, UsageError
 
 NANO_NOTE = "A nano model exercises the chain; its numbers say nothing about medicine."
+SHOWN = 40
+"""Lines of a list that a terminal shows."""
 STEPS = {
     "documents": "Read every file of the literature folder.",
+    "pages": "Gather how far each page of each document can be trusted.",
     "passages": "Cut the documents into passages with exact offsets and pages.",
     "questions": "Write questions, check them, import yours, split by document.",
     "train": "Train nano models and adapters on the train split.",
@@ -114,10 +117,17 @@ def _step_command(name: str) -> Callable[..., None]:
         as_json: AsJson = False,
     ) -> None:
         _run(study, name, overrides, limit, retry=retry)
+        found = _JSON[name](study)
         if as_json:
-            console.figures(_JSON[name](study))
+            console.figures(found)
         else:
             _print_step(study, name)
+        if name == "documents" and not found["read"]:
+            raise StepError(
+                "None of the files could be read; the list above says why and what to do."
+                if found["documents"]
+                else "There is no file in the literature folder; put your papers in."
+            )
 
     command.__doc__ = STEPS[name]
     return command
@@ -469,11 +479,12 @@ def _run(
     results = []
     with steps.locked(folder), _guarded(settings) as guard:
         for name in steps.needed(bound, target):
-            with console.progress(name) as progress:
+            with console.progress(name) as bar:
                 result = steps.run(
                     bound,
                     name,
-                    progress=progress,
+                    progress=bar,
+                    remark=bar.remark,
                     hosts=lambda: sorted(guard.contacted),
                     retry=retry,
                 )
@@ -518,20 +529,22 @@ def _print_step(folder: Path, name: str) -> None:
         if isinstance(value, Mapping):
             value = ", ".join(f"{key} {count}" for key, count in value.items())
         console.out(f"{label.replace('_', ' ')}: {value}")
-    if name == "documents":
-        bad = [row for row in found["documents"] if row["status"] != "ok"]
-        if bad:
-            console.table(
-                ("path", "status", "reason"),
-                [(row["path"], row["status"], row["reason"]) for row in bad],
-            )
+    if name == "documents" and found["not_read"]:
+        lines = [
+            (line["path"], line["page"] or "all", line["reason"], line["remedy"])
+            for line in found["not_read"]
+        ]
+        console.table(("not read", "page", "why", "what to do"), lines[:SHOWN])
+        if len(lines) > SHOWN:
+            console.say(f"{len(lines) - SHOWN:,} more; `ecg-llm show pages` names every page.")
 
 
 def _documents(folder: Path) -> dict[str, Any]:
-    from ecg_llm.records import Document
+    from ecg_llm.records import DOCUMENT_REASONS, PAGE_REASONS, Document, PageQuality
     from ecg_llm.steps import read_table
 
     rows = read_table(folder / "documents.jsonl", Document)
+    path_of = {row.doc_id: row.path for row in rows if row.status == "partial"}
     listed = [
         {
             "path": row.path,
@@ -542,12 +555,38 @@ def _documents(folder: Path) -> dict[str, Any]:
             "pages_read": row.quality.get("pages_read", 0),
             "language": row.language,
             "title": row.title,
+            "licence": row.licence,
+            "tags": row.tags,
+            "set_aside": [part.model_dump() for part in row.set_aside],
         }
         for row in rows
     ]
+    missed: list[dict[str, object]] = [
+        {
+            "path": row.path,
+            "page": None,
+            "reason": row.reason,
+            "why": row.note or DOCUMENT_REASONS[row.reason].meaning,
+            "remedy": DOCUMENT_REASONS[row.reason].remedy,
+        }
+        for row in rows
+        if row.status in ("unreadable", "duplicate", "excluded")
+    ]
+    missed += [
+        {
+            "path": path_of[page.doc_id],
+            "page": page.page,
+            "reason": page.reason,
+            "why": PAGE_REASONS[page.reason].meaning,
+            "remedy": PAGE_REASONS[page.reason].remedy,
+        }
+        for doc_id in sorted(path_of)
+        for page in read_table(folder / "texts" / f"{doc_id}.jsonl", PageQuality)
+        if page.status == "unread"
+    ]
     read = sum(row.status in ("ok", "partial") for row in rows)
     failed = sum(row.status == "unreadable" for row in rows)
-    return {"documents": listed, "read": read, "failed": failed}
+    return {"documents": listed, "read": read, "failed": failed, "not_read": missed}
 
 
 def _passages(folder: Path) -> dict[str, Any]:
@@ -585,6 +624,7 @@ def _estimates(folder: Path) -> dict[str, Any]:
 
 _JSON: Mapping[str, Callable[[Path], dict[str, Any]]] = {
     "documents": _documents,
+    "pages": _counted("pages", "status", "reason"),
     "passages": _passages,
     "questions": _counted("questions", "status", "split", "reason"),
     "train": _counted("training", "adapter"),

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from ecg_llm.contracts import UsageError
 from ecg_llm.registry import suggestion
@@ -25,15 +32,26 @@ class Documents(Section):
     """How the literature folder is read."""
 
     engine: str = "liteparse"
-    """PDF engine by name (liteparse, pdfium) or "module:attribute"."""
+    """PDF engine by name (liteparse, pdfium; docling, mineru, opendataloader, pymupdf4llm if
+    installed) or "module:attribute"."""
     timeout: float = 300
     """Seconds after which a file is given up."""
-    memory_mb: int = 4096
+    memory_mb: int = 2048
     """Memory limit of a reader process, in MiB."""
+    max_mb: int = 1024
+    """A larger file is not read, in MiB."""
     workers: int = 0
     """Reader processes; 0 means one a core."""
     ocr: Literal["auto", "never"] = "auto"
     """auto: scanned and garbled pages go to ocrmypdf if it is installed."""
+    ocr_seconds: float = 15
+    """Seconds after which the recognition of a page is given up."""
+    passwords: dict[str, SecretStr] = {}
+    """Glob of paths: the password that opens them; it is shown nowhere."""
+    near_duplicate: float = Field(default=0.95, gt=0, le=1)
+    """Share of common word sequences from which on a document is a duplicate; 1: never."""
+    related: float = Field(default=0.5, gt=0, le=1)
+    """Share from which on two documents stay on one side of a split; 1: never."""
     exclude: tuple[str, ...] = ()
     """Globs of paths to leave out."""
     tags: dict[str, tuple[str, ...]] = {}

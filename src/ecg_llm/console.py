@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ecg_llm.contracts import Progress
+from ecg_llm.contracts import Progress, Remark
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,8 +47,20 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str =
     _console().print(made)
 
 
+class Bar:
+    """How far a step is: call it with (done, total); a remark stands beside."""
+
+    def __init__(self, show: Progress, words: Remark) -> None:
+        self._show = show
+        self.remark = words
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show that `done` of `total` is done."""
+        self._show(done, total)
+
+
 @contextmanager
-def progress(name: str) -> Iterator[Progress]:
+def progress(name: str) -> Iterator[Bar]:
     """Show how far a step is: a bar with ETA on a terminal, else a line now and then."""
     if not sys.stderr.isatty():
         yield _lines(name)
@@ -70,10 +82,14 @@ def progress(name: str) -> Iterator[Progress]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[remark]}"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=min(done, total), total=total)
+        task = bar.add_task(name, total=None, remark="")
+        yield Bar(
+            lambda done, total: bar.update(task, completed=min(done, total), total=total),
+            lambda words: bar.update(task, remark=words),
+        )
 
 
 def duration(seconds: float) -> str:
@@ -85,18 +101,20 @@ def duration(seconds: float) -> str:
     return f"{int(seconds) // 60} min {int(seconds) % 60:02} s"
 
 
-def _lines(name: str) -> Progress:
+def _lines(name: str) -> Bar:
     started = time.monotonic()
     last = [started]
+    remark = [""]
 
     def show(done: int, total: int) -> None:
         now = time.monotonic()
         if done and done < total and now - last[0] >= PERIOD:
             last[0] = now
-            left = (now - started) / done * (total - done)
-            say(f"  {name}: {done:,} of {total:,}, about {duration(left)} left")
+            left = duration((now - started) / done * (total - done))
+            said = f", {remark[0]}" if remark[0] else ""
+            say(f"  {name}: {done:,} of {total:,}, about {left} left{said}")
 
-    return show
+    return Bar(show, lambda words: remark.__setitem__(0, words))
 
 
 def _cell(value: object) -> str:

@@ -46,10 +46,9 @@ class EgressError(StepError, OSError):
 class MissingPackage(EcgLlmError):
     """An optional package is needed."""
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(
-            f"{purpose} needs the package {package}: pip install {extra}",
-        )
+    def __init__(self, package: str, extra: str, purpose: str, licence: str = "") -> None:
+        under = f" ({licence})" if licence else ""
+        super().__init__(f"{purpose} needs the package {package}{under}: pip install {extra}")
 
 
 class Message(TypedDict):
@@ -64,6 +63,8 @@ TokenCounter = Callable[[Sequence[str]], list[int]]
 """Texts -> number of tokens of each, special tokens not counted."""
 Progress = Callable[[int, int], None]
 """Called with (done, total) while a long piece of work goes on."""
+Remark = Callable[[str], None]
+"""Called with a few words that a person may read beside the progress ("81 pages/s")."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ class Page:
 
     markdown: str
     unread: str = ""
-    """Why the page holds no usable text: "scanned", "garbled", "no-text"; empty if it does."""
+    """Why the page holds no usable text, a key of records.PAGE_REASONS; empty if it does."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ class PdfEngine(Protocol):
     def version(self) -> str:
         """Version of the engine: part of what decides the text."""
 
-    def read(self, path: Path) -> Reading:
+    def read(self, path: Path, password: str = "") -> Reading:
         """Return every page; raise ReadingError with a reason of DOCUMENT_REASONS."""
 
 

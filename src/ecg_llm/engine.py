@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal, NamedTuple
@@ -13,9 +14,9 @@ import psutil
 from ecg_llm import privacy
 from ecg_llm.contracts import Progress
 
-POLL = 0.25
-"""Seconds between two looks at the workers' time and memory."""
-RECYCLE = 64
+POLL = 0.1
+"""Seconds between two looks at the workers' time and memory: a bomb fills some 200 MiB in it."""
+RECYCLE = 256
 """Items after which a worker is replaced, so that what a library leaks stays bounded."""
 
 Failure = Literal["", "timeout", "memory", "crashed", "error"]
@@ -59,7 +60,7 @@ def run(
         items: What to map over; must be picklable.
         workers: Processes; 0 means one a core.
         timeout: Seconds for one item.
-        memory_mb: Resident memory of a worker.
+        memory_mb: Resident memory of a worker and the programs it starts.
         progress: Called with (done, total) after each item.
     """
     context = multiprocessing.get_context("spawn")
@@ -114,8 +115,13 @@ def _give(worker: _Worker, index: int, items: Sequence[Any]) -> None:
 
 
 def _stop(worker: _Worker) -> None:
+    """End a worker, and the programs that it started."""
+    started = _family(worker)[1:]
     worker.process.kill()
     worker.process.join()
+    for program in started:
+        with suppress(psutil.Error):
+            program.kill()
     worker.process.close()
     worker.pipe.close()
 
@@ -136,13 +142,28 @@ def _outcome(
         return Outcome(item, None, "crashed", _exit(worker))
     if time.monotonic() - worker.started > timeout:
         return Outcome(item, None, "timeout", f"no result after {timeout:g} s")
-    try:
-        held = psutil.Process(worker.process.pid).memory_info().rss >> 20
-    except psutil.Error:
-        return None
+    held = _memory(worker) >> 20
     if held > memory_mb:
         return Outcome(item, None, "memory", f"held {held} MiB of {memory_mb} allowed")
     return None
+
+
+def _family(worker: _Worker) -> list[psutil.Process]:
+    """Return a worker's process and those that it started; empty if it is gone."""
+    try:
+        process = psutil.Process(worker.process.pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def _memory(worker: _Worker) -> int:
+    """Return the bytes of memory that a worker and its programs hold."""
+    total = 0
+    for process in _family(worker):
+        with suppress(psutil.Error):
+            total += process.memory_info().rss
+    return total
 
 
 def _exit(worker: _Worker) -> str:

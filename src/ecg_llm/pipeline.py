@@ -31,6 +31,7 @@ from ecg_llm.records import (
     Draft,
     Estimate,
     Judgement,
+    PageQuality,
     Passage,
     Question,
     Rating,
@@ -62,6 +63,14 @@ def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Ste
             files=(literature,),
             parameters=documents,
             products=("texts",),
+        ),
+        Step(
+            "pages",
+            lambda work: join_pages(work),
+            "pages.jsonl",
+            PageQuality,
+            inputs=("documents",),
+            files=(folder / "texts",),
         ),
         Step(
             "passages",
@@ -250,16 +259,30 @@ def read_documents(work: Work, study: config.Study, literature: Path) -> Iterato
     if work.previous.get("parameters") == reading_parameters(study):
         old = steps.read_table(work.folder / "documents.jsonl", Document)
         rows = {row.path: row for row in old} | rows
-    known = {path: (row, read_text(work.folder, row)) for path, row in rows.items()}
-    used = set()
-    for row, text in ingest.ingest(literature, study.documents, known, work.progress):
-        if text:
-            store.write_text(texts / f"{row.doc_id}.md", text)
-            used.add(f"{row.doc_id}.md")
-        yield row
-    for path in texts.glob("*.md"):
-        if path.name not in used:
+    known = {path: ingest.Read(row, read_text(work.folder, row)) for path, row in rows.items()}
+    used: set[Path] = set()
+    for found in ingest.ingest(literature, study.documents, known, work.progress, work.remark):
+        text, pages = text_file(work.folder, found.row), pages_file(work.folder, found.row)
+        if found.text:
+            store.write_text(text, found.text)
+            used.add(text)
+        if found.pages:
+            store.write(pages, found.pages)
+        before = known.get(found.row.path)
+        if found.pages or (before and before.row.doc_id == found.row.doc_id):
+            used.add(pages)
+        if found.row.reason == "near_duplicate":
+            used.discard(text)
+        yield found.row
+    for path in (*texts.glob("*.md"), *texts.glob("*.jsonl")):
+        if path not in used:
             path.unlink()
+
+
+def join_pages(work: Work) -> Iterator[Row]:
+    """Gather what is known of the pages of every document."""
+    for doc_id in sorted({row.doc_id for row in work.table(Document) if row.doc_id}):
+        yield from steps.read_table(work.folder / "texts" / f"{doc_id}.jsonl", PageQuality)
 
 
 def cut_passages(work: Work, study: config.Study, models: "Models") -> Iterator[Row]:
@@ -480,9 +503,28 @@ def write_report(work: Work, study: config.Study, bound: steps.Study) -> Iterato
         if name != "ratings"
     }
     manifests = {name: steps.manifest(bound, name) for name in bound.steps if name != "report"}
-    html = report.build(study, tables, manifests)
+    html = report.build(study, tables, manifests, pictures=worst_pages(work, study))
     store.write_text(work.folder / "report" / "index.html", html)
     yield from ()
+
+
+def worst_pages(work: Work, study: config.Study) -> dict[tuple[str, int], bytes]:
+    """Return pictures of the pages whose text can be trusted least."""
+    from ecg_llm.corpus import ingest, pictures
+    from ecg_llm.report import literature
+
+    worst = literature.worst(work.table(Document), work.table(PageQuality))
+    places = [page.place for page in worst if page.path.lower().endswith(".pdf")]
+    jobs = [
+        pictures.PictureJob(
+            str(work.folder / study.literature / page.path),
+            page.page,
+            ingest.password_of(page.path, study.documents),
+        )
+        for page in worst
+        if page.place in places
+    ]
+    return dict(zip(places, pictures.draw(jobs), strict=True))
 
 
 @runtime_checkable
@@ -604,15 +646,28 @@ def usable(passages: Sequence[Passage], study: config.Study) -> list[Passage]:
 
 def reading_parameters(study: config.Study) -> dict[str, object]:
     """Return what decides the text of documents: settings, engine version, OCR here or not."""
-    from ecg_llm.corpus import pdf
+    from ecg_llm.corpus import ocr
 
     settings = study.documents
-    command, _ = pdf.ocr_command() if settings.ocr == "auto" else ((), "")
+    command, _ = ocr.command() if settings.ocr == "auto" else ((), "")
+    aside = {"workers", "timeout", "memory_mb", "ocr_seconds", "passwords"}
     return {
-        **settings.model_dump(mode="json", exclude={"workers", "timeout", "memory_mb"}),
+        **settings.model_dump(mode="json", exclude=aside),
+        "passwords": {
+            glob: scrypt_digest(password.get_secret_value(), glob)
+            for glob, password in settings.passwords.items()
+        },
         "engine_version": registry.find("pdf", settings.engine)().version,
         "ocr": "on" if command else "off",
     }
+
+
+def scrypt_digest(secret: str, salt: str) -> str:
+    """Return what changes with a password but is too slow to guess it from (RFC 7914)."""
+    import hashlib
+
+    made = hashlib.scrypt(secret.encode(), salt=salt.encode(), n=2**14, r=8, p=1, dklen=8)
+    return made.hex()
 
 
 def training_passages(work: Work, study: config.Study) -> list[Passage]:
@@ -646,9 +701,19 @@ def tested(questions: Sequence[Question], study: config.Study) -> list[Question]
     return chosen
 
 
+def text_file(folder: Path, row: Document) -> Path:
+    """Return where the text of a document lies."""
+    return folder / "texts" / f"{row.doc_id}.md"
+
+
+def pages_file(folder: Path, row: Document) -> Path:
+    """Return where the records of a document's pages lie until they are gathered."""
+    return folder / "texts" / f"{row.doc_id}.jsonl"
+
+
 def read_text(folder: Path, row: Document) -> str:
     """Return the text of a document; empty if none was kept."""
-    path = folder / "texts" / f"{row.doc_id}.md"
+    path = text_file(folder, row)
     if row.status not in ("ok", "partial") or not path.exists():
         return ""
     return path.read_bytes().decode("utf-8")
@@ -686,7 +751,7 @@ def _nothing_read(documents: Sequence[Document], literature: str) -> str:
     if not documents:
         return f"The folder {literature} holds no documents; put your papers in and run again."
     first = documents[0]
-    why = first.note or DOCUMENT_REASONS[first.reason]
+    why = (first.note or DOCUMENT_REASONS[first.reason].meaning).rstrip(".")
     return (
         f"None of the {len(documents)} files in {literature} could be read, for example "
         f"{first.path}: {why}; `ecg-llm show documents` names every file and why."

@@ -25,23 +25,73 @@ PassageKind = Literal[
     "index",
 ]
 
-DOCUMENT_REASONS: Mapping[str, str] = {
-    "": "read in full",
-    "not_a_pdf": "the file is named .pdf but holds something else",
-    "unsupported": "this kind of file is not read",
-    "unreadable_file": "the file could not be opened",
-    "empty": "the file holds no bytes, no pages or no text at all",
-    "encrypted": "the file needs a password",
-    "corrupt": "the file is damaged beyond repair",
-    "crashed": "the reader process died on this file",
-    "timeout": "reading took longer than documents.timeout",
-    "memory": "reading took more than documents.memory_mb",
-    "unread_pages": "some pages hold no readable text (scanned, garbled or blank)",
-    "no_readable_page": "no page holds readable text (scanned or garbled)",
-    "same_content": "another path holds the same bytes",
-    "by_pattern": "excluded by documents.exclude",
+
+class Reason(NamedTuple):
+    """Why something was not read, and what a person can do about it."""
+
+    meaning: str
+    remedy: str
+
+
+OCR_REMEDY = "apt install tesseract-ocr tesseract-ocr-deu ghostscript; pip install 'ecg-llm[ocr]'"
+
+DOCUMENT_REASONS: Mapping[str, Reason] = {
+    "": Reason("read in full", ""),
+    "unread_pages": Reason(
+        "some pages hold no readable text", "`ecg-llm show pages` names each and why"
+    ),
+    "truncated": Reason(
+        "the file is damaged or cut off, and pages of it are lost", "get the file again"
+    ),
+    "scanned": Reason("its pages are pictures without text", OCR_REMEDY),
+    "garbled": Reason("its text layer holds signs, not words", OCR_REMEDY),
+    "drawing": Reason("its pages hold drawings or pictures but no text", "look at the file"),
+    "ocr_failed": Reason(
+        "OCR found no words on its pages in time",
+        "look at the file; raise documents.ocr_seconds in study.yaml if it is legible",
+    ),
+    "blank": Reason("nothing is written on any page", "leave it out with documents.exclude"),
+    "no_pages": Reason("the file has no pages", "get the file again"),
+    "empty": Reason("the file holds no bytes or no text", "get the file again"),
+    "not_a_pdf": Reason(
+        "the file is named .pdf but is something else", "give it its own suffix, or get it again"
+    ),
+    "unsupported": Reason(
+        "this kind of file is not read", "save it as PDF, DOCX, Markdown, HTML, JATS or text"
+    ),
+    "unreadable_file": Reason("the file could not be opened", "check its rights"),
+    "encrypted": Reason("the file needs a password", "add it to documents.passwords in study.yaml"),
+    "corrupt": Reason("the file is damaged beyond repair", "get the file again"),
+    "too_large": Reason(
+        "the file, or what it unpacks to, is larger than documents.max_mb",
+        "raise documents.max_mb in study.yaml, or split the file",
+    ),
+    "crashed": Reason("the reader process died on this file", "save it anew with another program"),
+    "timeout": Reason(
+        "reading took longer than documents.timeout", "raise documents.timeout in study.yaml"
+    ),
+    "memory": Reason(
+        "reading took more than documents.memory_mb", "raise documents.memory_mb in study.yaml"
+    ),
+    "same_content": Reason("another path holds the same bytes", "nothing: the other is used"),
+    "near_duplicate": Reason("another document says nearly the same", "nothing: the other is used"),
+    "by_pattern": Reason("excluded by documents.exclude", "nothing: you asked for it"),
 }
-"""Every reason a document can carry, with what it means."""
+"""Every reason a document can carry, with what it means and what mends it."""
+
+PAGE_REASONS: Mapping[str, Reason] = {
+    "": Reason("read", ""),
+    "scanned": Reason("the page is a picture without text", OCR_REMEDY),
+    "garbled": Reason("the page's text layer holds signs, not words", OCR_REMEDY),
+    "blank": Reason("nothing is written on the page", "nothing to do"),
+    "drawing": Reason("the page holds drawings or pictures but no text", "look at the page"),
+    "lost": Reason("the file is damaged and the page is lost", "get the file again"),
+    "ocr_failed": Reason(
+        "OCR found no words on the page in time",
+        "look at the page; raise documents.ocr_seconds in study.yaml if it is legible",
+    ),
+}
+"""Every reason a page can carry."""
 
 QUESTION_REASONS: Mapping[str, str] = {
     "": "kept",
@@ -92,6 +142,19 @@ class Row(BaseModel):
         return tuple(getattr(self, column) for column in self.key_columns)
 
 
+class SetAside(BaseModel):
+    """A stretch of a document that is no content: kept and marked, used by no stage."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    kind: PassageKind | Literal["hidden"]
+    heading: str = ""
+    """The heading that told; empty where something else did."""
+    page_from: int
+    page_to: int
+    characters: int
+
+
 class Document(Row):
     """One file of the literature folder, read or not."""
 
@@ -115,11 +178,41 @@ class Document(Row):
     engine: str = ""
     engine_version: str = ""
     quality: dict[str, int | float | str | tuple[int, ...]] = {}
+    set_aside: tuple[SetAside, ...] = ()
+    """What is no content, and why it was taken for that."""
     status: Literal["ok", "partial", "unreadable", "duplicate", "excluded"]
     reason: str = ""
     """A key of DOCUMENT_REASONS."""
     note: str = ""
     """What the reader said, for a person; what to do about it where something can be done."""
+
+
+class PageQuality(Row):
+    """One page of a document, read or not, and how far its text can be trusted."""
+
+    table: ClassVar[str] = "pages"
+    key_columns: ClassVar[tuple[str, ...]] = ("doc_id", "page")
+
+    doc_id: str
+    page: int
+    """1-based."""
+    status: Literal["read", "unread"]
+    reason: str = ""
+    """A key of PAGE_REASONS."""
+    recognised: bool = False
+    """The text comes from OCR."""
+    characters: int = 0
+    words: int = 0
+    control_characters: int = 0
+    """That the engine gave and the clean-up took out."""
+    headings: int = 0
+    tables: int = 0
+    hidden: int = 0
+    """Characters that nobody sees on the page: set aside."""
+    suspicious: float | None = None
+    """Share of its words that are not in the PDF's own text layer of this page."""
+    lost: float | None = None
+    """Share of the words of the PDF's own text layer that are not in its text."""
 
 
 class Passage(Row):
@@ -376,6 +469,7 @@ TABLES: Mapping[str, type[Row]] = {
     row.table: row
     for row in (
         Document,
+        PageQuality,
         Passage,
         Draft,
         Question,

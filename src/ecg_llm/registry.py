@@ -3,6 +3,7 @@
 import difflib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -15,6 +16,10 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "pdf": {
         "liteparse": "ecg_llm.corpus.pdf:LiteparseEngine",
         "pdfium": "ecg_llm.corpus.pdf:PdfiumEngine",
+        "docling": "ecg_llm.corpus.engines:DoclingEngine",
+        "mineru": "ecg_llm.corpus.engines:MineruEngine",
+        "opendataloader": "ecg_llm.corpus.engines:OpendataloaderEngine",
+        "pymupdf4llm": "ecg_llm.corpus.engines:PymupdfEngine",
     },
 }
 """Kind of component: name: where it is; imported on first use."""
@@ -26,9 +31,7 @@ def find(kind: str, name: str) -> Callable[..., Any]:
     Raises:
         UsageError: no such name ("did you mean"), or its module cannot be imported.
     """
-    places = dict(BUILT_IN.get(kind, {})) | {
-        point.name: point.value for point in entry_points(group=f"{GROUP}.{kind}")
-    }
+    places = dict(BUILT_IN.get(kind, {})) | _installed(kind)
     place = name if ":" in name else places.get(name)
     if place is None:
         raise UsageError(f"There is no {kind} named {name!r}{suggestion(name, list(places))}")
@@ -46,8 +49,14 @@ def names() -> dict[str, dict[str, str]]:
     """Return every known component: kind -> name -> where it is."""
     kinds = {kind: dict(places) for kind, places in BUILT_IN.items()}
     for kind, places in kinds.items():
-        places |= {point.name: point.value for point in entry_points(group=f"{GROUP}.{kind}")}
+        places |= _installed(kind)
     return kinds
+
+
+@cache
+def _installed(kind: str) -> dict[str, str]:
+    """Return the components of installed packages: name -> where it is."""
+    return {point.name: point.value for point in entry_points(group=f"{GROUP}.{kind}")}
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
 from ecg_llm import store
-from ecg_llm.contracts import Progress, StepError, UsageError
+from ecg_llm.contracts import Progress, Remark, StepError, UsageError
 from ecg_llm.records import Row, digest
 
 R = TypeVar("R", bound=Row)
@@ -65,6 +65,7 @@ class Work:
     progress: Progress
     previous: Mapping[str, object]
     """The manifest of the last complete run of this step, of any key."""
+    remark: Remark = lambda words: None
     notes: list[str] = field(default_factory=list)
     """Sentences for the person, shown after the step and kept in its manifest."""
 
@@ -161,6 +162,7 @@ def run(
     name: str,
     *,
     progress: Progress = lambda done, total: None,
+    remark: Remark = lambda words: None,
     hosts: Callable[[], Sequence[str]] = lambda: (),
     retry: bool = False,
 ) -> Result:
@@ -170,6 +172,7 @@ def run(
         study: The steps and their folder.
         name: The step; those it rests on must be up to date.
         progress: Called with (done, total).
+        remark: Called with a few words beside the progress.
         hosts: Gives the hosts contacted so far, for the manifest.
         retry: Make rows with status "error" again, also those of a complete table.
 
@@ -192,7 +195,7 @@ def run(
     _keep_edited(step, table, last)
     partial = store.Partial(_partial(study, step, made), step.row or Row)
     done = [row for row in partial.rows if getattr(row, "status", "") != "error"]
-    work = Work(study.folder, done, _scratch(study, step, made), progress, last)
+    work = Work(study.folder, done, _scratch(study, step, made), progress, last, remark)
     rows_by_key = {row.key: row for row in done}
     try:
         for row in step.make(work):

@@ -76,7 +76,7 @@ def make_tables(arms=ARMS):
     ]  # fmt: skip
     documents += [
         Document(path="scans/old-atlas.pdf", doc_id="f" * 16, pages=40, status="unreadable",
-                 reason="no_readable_page", note="Install ocrmypdf and run again."),
+                 reason="scanned", note="Install ocrmypdf and run again."),
         Document(path="photo.pdf", doc_id="e" * 16, status="unreadable", reason="not_a_pdf"),
         Document(path="copy-of-03-chapter.pdf", doc_id=f"{3:016x}", status="duplicate",
                  reason="same_content", note="same as 03-chapter.pdf"),

@@ -8,11 +8,13 @@ import yaml
 
 from ecg_llm import config, steps
 from ecg_llm.contracts import UsageError
-from ecg_llm.records import TABLES, Answer, Document, Passage, Question, Row, Score
+from ecg_llm.records import TABLES, Answer, Document, Passage, Question, Row, Score, SetAside
 from ecg_llm.registry import suggestion
 
 COLUMNS = {
-    "documents": ("path", "status", "reason", "pages", "language", "title", "note"),
+    "documents": ("path", "status", "reason", "pages", "language", "title", "set_aside", "note"),
+    "pages": ("doc_id", "page", "status", "reason", "recognised", "words", "suspicious", "lost",
+              "tables", "hidden"),
     "passages": ("passage_id", "doc_id", "page_from", "section", "kind", "tokens", "text"),
     "drafts": ("draft_id", "kind", "status", "reason", "model", "reply"),
     "questions": ("question_id", "set", "kind", "split", "status", "reason", "question"),
@@ -71,7 +73,22 @@ def columns(table: str, rows: Sequence[Row]) -> tuple[Sequence[str], list[list[o
 def card(row: Row) -> str:
     """Return all of one row, a line a column."""
     values = row.model_dump(mode="json")
+    if isinstance(row, Document) and row.set_aside:
+        values["set_aside"] = ("\n" + " " * 18).join(map(aside, row.set_aside))
     return "\n".join(f"{name:>16}  {value}" for name, value in values.items()) + "\n"
+
+
+def aside(part: SetAside) -> str:
+    """Return what was set aside of a document, where, and why, in words."""
+    why = f"heading {part.heading!r}" if part.heading else "its place before the abstract"
+    if part.kind == "hidden":
+        why = "nobody sees it on the page"
+    return f"{part.kind}, {_pages(part)}, {part.characters:,} characters: {why}"
+
+
+def _pages(part: SetAside) -> str:
+    end = f"-{part.page_to}" if part.page_to != part.page_from else ""
+    return f"p. {part.page_from}{end}"
 
 
 def traced(folder: Path, row: Row) -> dict[str, Any]:
@@ -161,6 +178,8 @@ def _rows(folder: Path, row: type[Any]) -> list[Any]:
 
 
 def _short(value: object) -> object:
+    if isinstance(value, tuple) and all(isinstance(part, SetAside) for part in value):
+        value = "; ".join(f"{part.kind} {_pages(part)}" for part in value)
     if isinstance(value, str):
         text = " ".join(value.split())
         return text if len(text) <= 90 else text[:89] + "…"

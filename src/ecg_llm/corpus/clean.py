@@ -51,6 +51,12 @@ TICKS = re.compile(r"[\d\s.,+−–%°|-]*")
 """Numbers alone: the labels of a chart's axes, or a page number."""
 PROMOTED = frozenset(["abstract", "references", "acknowledgements"])
 """Kinds of matter whose title is taken for a heading wherever it is a line of its own."""
+ADDRESS = re.compile(
+    r"(?:address(?: for)? correspondence|correspond(?:ing author|ence)(?: to| address)?|"
+    r"korrespondenzadresse|anschrift (?:des verfassers|der verfasser(?:in)?))\s*[.:]?",
+    re.IGNORECASE,
+)
+"""Begins the address of an author, on a line of its own or with the address behind it."""
 
 _KIND_TITLES: dict[PassageKind, str] = {
     "abstract": "abstract|structured abstract|summary|synopsis|executive summary|zusammenfassung|"
@@ -393,6 +399,8 @@ def _plain(block: str) -> str:
         return f"{'#' * (2 + _depth(bold[1]))} {bold[1].strip()}"
     line = block.strip()
     number = NUMBERED.match(line)
+    if ADDRESS.fullmatch(line):
+        return f"## {line}"
     if (title_kind(line) in PROMOTED and line[0].isupper() and line[-1].isalpha()) or (
         number and line[number.end() :].lower() in USUAL_TITLES
     ):
@@ -400,7 +408,9 @@ def _plain(block: str) -> str:
     if re.match(r"\[\d{1,3}\]\s", line):
         block = re.sub(r"(?<=\S) (?=\[\d{1,3}\] [^\W\d_])", "\n\n", block)
     if "*" in block:
-        block = re.sub(r"(?<![*\\])(\*{2,3})(?=[^\s*])(.*?[^\s*\\])\1(?!\*)", r"\2", block)
+        block = re.sub(
+            r"(?<![*\\])(\*{2,3})(?=[^\s*])((?:(?!\*\*).)*[^\s*\\])\1(?!\*)", r"\2", block
+        )
         block = re.sub(r"(?<![\w*\\])\*(?=[^\s*])([^*\n]*[^\s*\\])\*(?![\w*])", r"\1", block)
     if "\\" in block:
         block = re.sub(r"\\([*_#<>\[\]()~`.!+-])", r"\1", block)

@@ -1,28 +1,27 @@
-"""A folder of files to documents: one row and one text for every file, read or not."""
+"""A folder of files to documents: a row, a text and page records for every file, read or not."""
 
 import hashlib
 import os
 import re
+import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
-from time import monotonic
 from typing import Literal, NamedTuple
 
 from ecg_llm import config, engine, registry
-from ecg_llm.contracts import Progress, Reading, ReadingError
-from ecg_llm.corpus import formats, pdf
-from ecg_llm.corpus.clean import CONTROL, NUMBERED, clean_pages, heading_places, join, title_kind
-from ecg_llm.records import Document
+from ecg_llm.contracts import Page, Progress, Reading, ReadingError, Remark
+from ecg_llm.corpus import duplicates, formats, ocr, pdf, quality, textlayer
+from ecg_llm.corpus.clean import NUMBERED, clean_pages, heading_places, join, title_kind
+from ecg_llm.corpus.salvage import salvage
+from ecg_llm.records import DOCUMENT_REASONS, Document, PageQuality
 
 NOISE = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
-STOP_WORDS = {
-    "en": frozenset(["the", "of", "and", "in", "to", "is", "with", "was", "for", "that", "are"]),
-    "de": frozenset(["der", "die", "und", "das", "ist", "mit", "von", "den", "bei", "eine", "zu"]),
-}
 LICENCES = (
     (re.compile(r"creativecommons\.org/licenses/(by[a-z-]*)/(\d\.\d)", re.IGNORECASE), "CC {} {}"),
     (re.compile(r"creativecommons\.org/publicdomain/(zero)/(\d\.\d)", re.IGNORECASE), "CC0 {1}"),
@@ -39,15 +38,25 @@ LICENCES = (
 )
 RETRIED = ("timeout", "memory", "crashed", "unreadable_file")
 """Reasons that may have gone when the file is read again."""
-NOTES = {
-    "timeout": "{note}; raise documents.timeout in study.yaml, or leave the file out.",
-    "memory": "{note}; raise documents.memory_mb in study.yaml, or leave the file out.",
-    "crashed": "{note}; save the file anew with another program, or leave it out.",
-}
 HEAD = 10_000
 """Characters at either end of a text in which a licence is looked for."""
+SAMPLE = 5_000
+"""Characters by which the language is told."""
+BATCH = 4
+"""Pages recognised together, so that the programs start seldom and all cores are busy."""
 
 Status = Literal["ok", "partial", "unreadable", "duplicate", "excluded"]
+
+
+class Read(NamedTuple):
+    """What one file came to."""
+
+    row: Document
+    text: str = ""
+    """Empty unless the status is ok or partial."""
+    pages: tuple[PageQuality, ...] = ()
+    sketch: duplicates.Sketch = ()
+    """Empty unless there is a text."""
 
 
 class Job(NamedTuple):
@@ -57,7 +66,39 @@ class Job(NamedTuple):
     path: str
     doc_id: str
     settings: config.Documents
-    ocr_jobs: int
+
+    @property
+    def password(self) -> str:
+        """The password that study.yaml gives for this path."""
+        return password_of(self.path, self.settings)
+
+
+class Waiting(NamedTuple):
+    """A file some pages of which wait for OCR."""
+
+    job: Job
+    reading: Reading
+    layer: tuple[textlayer.LayerPage, ...]
+    pages: tuple[int, ...]
+    """Those that wait, from 0."""
+    saved: bool
+    """The pages are of what was salvaged of a damaged file."""
+
+
+class OcrJob(NamedTuple):
+    """Some pages of one file to recognise, for a worker process."""
+
+    job: Job
+    pages: tuple[int, ...]
+    saved: bool
+
+
+def password_of(path: str, settings: config.Documents) -> str:
+    """Return the password that study.yaml gives for a path, empty if none."""
+    for glob, password in settings.passwords.items():
+        if _matches(path, (glob,)):
+            return password.get_secret_value()
+    return ""
 
 
 def find(folder: Path, exclude: Sequence[str] = ()) -> list[Path]:
@@ -77,134 +118,293 @@ def find(folder: Path, exclude: Sequence[str] = ()) -> list[Path]:
 def ingest(
     folder: Path,
     settings: config.Documents,
-    known: Mapping[str, tuple[Document, str]],
+    known: Mapping[str, Read],
     progress: Progress | None = None,
-) -> Iterator[tuple[Document, str]]:
-    """Yield (row, text) for every file of the folder, in order of completion.
+    remark: Remark | None = None,
+) -> Iterator[Read]:
+    """Yield what every file of the folder came to, in order of completion.
 
-    The text of `page_starts[i]` on is page i + 1's Markdown; it is empty unless the status is ok
-    or partial. Whatever is wrong with a file, its row says so.
+    The text of `page_starts[i]` on is page i + 1's Markdown. Whatever is wrong with a file, its
+    row says so. Rows that turn out to be near duplicates, or related, come once more at the end.
 
     Args:
         folder: The literature folder.
         settings: How to read.
-        known: Path: row and text of an earlier run with equal settings; a file whose bytes are
-            the same is not read again, unless what stood in the way may have gone.
-        progress: Called with (files done, files).
+        known: Path: what it came to in an earlier run with equal settings; a file whose bytes
+            are the same is not read again, unless what stood in the way may have gone.
+        progress: Called with (files done, files), and with pages while OCR runs.
+        remark: Called with the pages read a second.
     """
+    everything: list[Read] = []
+    for found in _read_all(folder, settings, known, progress, remark):
+        everything.append(found._replace(text="", pages=()))
+        yield found
+    everything.sort(key=lambda found: found.row.path)
+    changed = duplicates.marked(
+        [(found.row, found.sketch) for found in everything],
+        settings.near_duplicate,
+        settings.related,
+    )
+    yield from map(Read, changed)
+
+
+def _read_all(
+    folder: Path,
+    settings: config.Documents,
+    known: Mapping[str, Read],
+    progress: Progress | None,
+    remark: Remark | None,
+) -> Iterator[Read]:
     files = {_relative(path, folder): path for path in find(folder)}
-    done = 0
+    meter = _Meter(len(files), progress, remark)
     jobs: list[Job] = []
     firsts: dict[str, str] = {}
-    workers = settings.workers or os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(settings.workers or os.cpu_count() or 1) as pool:
         digests = pool.map(_digest, files.values())
         for (path, file), (doc_id, problem) in zip(files.items(), digests, strict=True):
-            row = _row_unread(path, file, doc_id, problem, settings, firsts)
+            job = Job(str(file), path, doc_id, settings)
+            row = _row_unread(job, problem, firsts)
             old = known.get(path)
-            if row is None and old and old[0].doc_id == doc_id and _holds(old[0], settings):
-                done += 1
-                yield old
+            if row is None and old and old.row.doc_id == doc_id and _holds(old.row, settings):
+                group = _row(job, "ok").group  # that of an earlier run may be gone
+                sketch = duplicates.sketch(old.text) if old.text else ()
+                again = old.row.model_copy(update={"group": group})
+                yield meter.passed(old._replace(row=again, sketch=sketch))
             elif row is None:
-                jobs.append(Job(str(file), path, doc_id, settings, 1))
+                jobs.append(job)
             else:
-                done += 1
-                yield row, ""
-            if progress:
-                progress(done, len(files))
-    share = max((os.cpu_count() or 1) // max(min(workers, len(jobs)), 1), 1)
-    outcomes = engine.run(
-        read_file,
-        [job._replace(ocr_jobs=share) for job in jobs],
-        workers=settings.workers,
-        timeout=settings.timeout,
+                yield meter.passed(Read(row))
+    meter.start()
+    waiting: list[Waiting] = []
+    for outcome in engine.run(
+        read_file, jobs, workers=settings.workers, timeout=settings.timeout,
         memory_mb=settings.memory_mb,
-        progress=(lambda part, _: progress(done + part, len(files))) if progress else None,
-    )
-    for outcome in outcomes:
-        yield outcome.value if not outcome.failure else (_row_failed(outcome), "")
+    ):  # fmt: skip
+        if isinstance(outcome.value, Waiting):
+            waiting.append(outcome.value)
+        else:
+            yield meter.passed(outcome.value or Read(_row_failed(outcome)))
+    if not waiting:
+        return
+    for outcome in engine.run(
+        finish, _recognised(waiting, settings, meter), workers=settings.workers,
+        timeout=settings.timeout, memory_mb=settings.memory_mb,
+    ):  # fmt: skip
+        yield meter.passed(outcome.value or Read(_row_failed(outcome)))
 
 
-def read_file(job: Job) -> tuple[Document, str]:
-    """Return (row, text) of one file: sniffed, read, recognised, cleaned and judged."""
-    started = monotonic()
+def read_file(job: Job) -> Read | Waiting:
+    """Return what one file came to, or what waits for OCR: sniffed, read, cleaned and judged."""
     path = Path(job.file)
     try:
-        with path.open("rb") as file:
-            is_pdf = path.suffix.lower() == ".pdf" or file.read(5) == b"%PDF-"
-        if is_pdf:
-            reader = registry.find("pdf", job.settings.engine)()
-            reading = reader.read(path)
-            recognised: tuple[int, ...] = ()
-            if job.settings.ocr == "auto":
-                left = job.settings.timeout * 0.9 - (monotonic() - started)
-                reading, recognised = pdf.recognise(
-                    path, reading, reader, seconds=left, jobs=job.ocr_jobs
-                )
-            return document(job, reading, recognised, printed=True)
-        kind = formats.SUFFIXES[path.suffix.lower()]
-        reading = formats.read(path.read_bytes(), kind)
-        return document(job, reading, (), printed=False)
+        if path.stat().st_size > job.settings.max_mb << 20:
+            raise ReadingError("too_large", f"{path.stat().st_size >> 20} MiB.")
+        suffix = path.suffix.lower()
+        is_ = formats.sniff(path)
+        if is_ == "pdf" or (suffix == ".pdf" and not is_):
+            return _read_pdf(job, path)
+        kind = formats.SUFFIXES.get(suffix, is_)
+        if not kind:
+            note = f"The file is {formats.describe(path)}: save it as DOCX or PDF."
+            raise ReadingError("unsupported", note)
+        note = f"It is named {suffix} but is {formats.describe(path)}, and was read as that."
+        named = suffix in formats.SUFFIXES
+        return document(job, formats.read(path.read_bytes(), kind), (), note="" if named else note)
     except ReadingError as error:
-        return _row(job.path, job.doc_id, job.settings, "unreadable", error.reason, error.note), ""
+        return Read(_row(job, "unreadable", error.reason, error.note))
     except OSError as error:
-        note = f"{error.strerror or error}."
-        return _row(job.path, job.doc_id, job.settings, "unreadable", "unreadable_file", note), ""
+        return Read(_row(job, "unreadable", "unreadable_file", f"{error.strerror or error}."))
+
+
+def _read_pdf(job: Job, path: Path) -> Read | Waiting:
+    engine_of_pdf = registry.find("pdf", job.settings.engine)()
+    with tempfile.TemporaryDirectory() as folder:
+        reading, source = pdf.read(engine_of_pdf, path, job.password, Path(folder))
+        password = job.password if source == path else ""
+        layer = tuple(textlayer.read(source, password))
+    wanted = tuple(i for i, page in enumerate(reading.pages) if page.unread in ocr.REASONS)
+    if wanted and job.settings.ocr == "auto" and ocr.command()[0]:
+        return Waiting(job, reading, layer, wanted, source != path)
+    return document(job, reading, layer, printed=True)
+
+
+def recognise_pages(item: OcrJob) -> dict[int, Page]:
+    """Return the pages that OCR could read, by index."""
+    job = item.job
+    reader = pdf.LiteparseEngine()  # others glue or mix the words of a recognised page
+    with tempfile.TemporaryDirectory() as folder:
+        source, password = Path(job.file), job.password
+        if item.saved:
+            source, password = Path(folder) / "saved.pdf", ""
+            salvage(Path(job.file), source, job.password)
+        seconds = job.settings.ocr_seconds
+        return ocr.recognise(source, item.pages, reader, password=password, seconds=seconds)
+
+
+def finish(waiting: Waiting) -> Read:
+    """Return what a file came to whose pages have been through OCR."""
+    recognised = tuple(
+        index + 1 for index in waiting.pages if not waiting.reading.pages[index].unread
+    )
+    return document(waiting.job, waiting.reading, waiting.layer, recognised, printed=True)
+
+
+def _recognised(
+    waiting: Sequence[Waiting], settings: config.Documents, meter: "_Meter"
+) -> list[Waiting]:
+    """Return the files with the pages that OCR could read in place."""
+    items = [
+        OcrJob(one.job, one.pages[at : at + BATCH], one.saved)
+        for one in waiting
+        for at in range(0, len(one.pages), BATCH)
+    ]
+    found: dict[str, dict[int, Page]] = {one.job.path: {} for one in waiting}
+    meter.recognising(sum(len(item.pages) for item in items))
+    for outcome in engine.run(
+        recognise_pages, items, workers=settings.workers, memory_mb=settings.memory_mb,
+        timeout=2 * BATCH * settings.ocr_seconds + 30,
+    ):  # fmt: skip
+        found[outcome.item.job.path] |= outcome.value or {}
+        meter.recognised(len(outcome.item.pages))
+    made = []
+    for one in waiting:
+        pages = list(one.reading.pages)
+        for index in one.pages:
+            pages[index] = found[one.job.path].get(index, Page("", "ocr_failed"))
+        made.append(one._replace(reading=replace(one.reading, pages=tuple(pages))))
+    return made
+
+
+class _Meter:
+    """Files done, pages read, and how fast."""
+
+    def __init__(self, files: int, progress: Progress | None, remark: Remark | None) -> None:
+        self._files, self._progress, self._remark = files, progress, remark
+        self._done = self._pages = self._to_recognise = self._recognised = 0
+        self._started = time.monotonic()
+
+    def start(self) -> None:
+        """Count the speed from now on."""
+        self._pages, self._started = 0, time.monotonic()
+
+    def passed(self, found: Read) -> Read:
+        """Return what a file came to, counted."""
+        self._done += 1
+        self._pages += found.row.pages
+        self._say(f"{self._pages:,} pages, {self._pages / self._seconds():.0f} pages/s")
+        if self._progress:
+            self._progress(self._done, self._files)
+        return found
+
+    def recognising(self, pages: int) -> None:
+        """Say how many pages go to OCR."""
+        self._to_recognise, self._started = pages, time.monotonic()
+        self._say(f"OCR of {pages} pages")
+
+    def recognised(self, pages: int) -> None:
+        """Count pages that have been through OCR."""
+        self._recognised += pages
+        left = self._seconds() / self._recognised * (self._to_recognise - self._recognised)
+        self._say(f"OCR: {self._recognised} of {self._to_recognise} pages, {left:.0f} s left")
+        if self._progress:
+            self._progress(self._done, self._files)
+
+    def _say(self, words: str) -> None:
+        if self._remark:
+            self._remark(words)
+
+    def _seconds(self) -> float:
+        return max(time.monotonic() - self._started, 0.1)
 
 
 def document(
-    job: Job, reading: Reading, recognised: tuple[int, ...], *, printed: bool
-) -> tuple[Document, str]:
-    """Return (row, text) of a file from what its reader made of it."""
+    job: Job,
+    reading: Reading,
+    layer: Sequence[textlayer.LayerPage],
+    recognised: Sequence[int] = (),
+    *,
+    printed: bool = False,
+    note: str = "",
+) -> Read:
+    """Return what a file came to, from what its reader made of it.
+
+    Args:
+        job: The file.
+        reading: Its pages.
+        layer: What the PDF itself says of each page; empty for other formats.
+        recognised: Numbers of the pages that come from OCR.
+        printed: It is a PDF, whose layout did things to the text.
+        note: What a person should know besides.
+    """
     raw = [page.markdown for page in reading.pages]
     pages = clean_pages(raw, printed=printed)
     text, starts = join(pages)
-    unread = tuple(number for number, page in enumerate(pages, start=1) if not page)
-    reasons = Counter(page.unread for page in reading.pages)
-    status: Status = "ok"
-    reason = ""
-    if unread:
-        status, reason = "partial", "unread_pages"
-    if len(unread) == len(pages):
-        status = "unreadable"
-        reason = "no_readable_page" if reasons["scanned"] + reasons["garbled"] else "empty"
-    quality = {
-        "pages_expected": len(pages),
-        "pages_read": len(pages) - len(unread),
-        "unread_pages": unread,
-        "ocr_pages": recognised,
-        "characters": len(text),
-        "characters_per_page": round(len(text) / max(len(pages) - len(unread), 1), 1),
-        "control_characters": sum(len(CONTROL.findall(page)) for page in raw),
-        "headings": len(heading_places(text)),
-        "tables": len(re.findall(r"^\|(?:-+\|)+", text, re.MULTILINE)),
-        **reading.quality,
-    }
-    hidden = _hidden_spans(text, str(reading.quality.get("hidden_text", "")))
-    if hidden:
-        quality["hidden_spans"] = hidden
-    row = _row(job.path, job.doc_id, job.settings, status, reason, _note(reading, unread, job))
-    return row.model_copy(
-        update={
-            "title": _title(reading.title, text, job.path, printed=printed),
-            "language": language(text),
-            "licence": licence(f"{text[:HEAD]}\n{text[-HEAD:]}", reading.licence),
-            "pages": len(pages),
-            "page_starts": starts if text else (),
-            "engine": reading.engine,
-            "engine_version": reading.engine_version or version("ecg-llm"),
-            "quality": quality,
-        }
-    ), text
+    unread = [_why(page, seen, cleaned) for page, seen, cleaned in _beside(reading, layer, pages)]
+    status, reason = _verdict(unread)
+    hidden = quality.hidden_spans(
+        text, starts, [page.hidden for page in layer], str(reading.quality.get("hidden_text", ""))
+    )
+    records = quality.page_records(
+        job.doc_id, raw, pages, unread, [page.text for page in layer],
+        recognised, starts, hidden,
+    )  # fmt: skip
+    said = [note, str(reading.quality.get("repaired", "")), _note(unread, job.settings)]
+    row = _row(job, status, reason, " ".join(filter(None, said)))
+    return Read(
+        row.model_copy(
+            update={
+                "title": _title(reading.title, text, job.path, printed=printed),
+                "language": language(text),
+                "licence": licence(f"{text[:HEAD]}\n{text[-HEAD:]}", reading.licence),
+                "pages": len(pages),
+                "page_starts": starts if text else (),
+                "engine": reading.engine,
+                "engine_version": reading.engine_version or version("ecg-llm"),
+                "quality": quality.summary(records, text, hidden),
+                "set_aside": quality.set_aside(text, starts, hidden),
+            }
+        ),
+        text,
+        records,
+        duplicates.sketch(text) if text else (),
+    )
+
+
+def _beside(
+    reading: Reading, layer: Sequence[textlayer.LayerPage], pages: Sequence[str]
+) -> Iterator[tuple[Page, textlayer.LayerPage, str]]:
+    for index, (page, cleaned) in enumerate(zip(reading.pages, pages, strict=True)):
+        yield page, layer[index] if index < len(layer) else textlayer.LayerPage(), cleaned
+
+
+def _why(page: Page, seen: textlayer.LayerPage, cleaned: str) -> str:
+    """Return why a page is unread, a key of PAGE_REASONS."""
+    if cleaned:
+        return ""
+    if page.unread in ("", "blank"):
+        return "drawing" if seen.drawn else "blank"
+    return page.unread
+
+
+def _verdict(unread: Sequence[str]) -> tuple[Status, str]:
+    """Return a document's status and reason from those of its pages."""
+    counts = Counter(unread)
+    if not any(unread):
+        return "ok", ""
+    if counts[""]:
+        return "partial", "truncated" if counts["lost"] else "unread_pages"
+    if counts["lost"]:
+        return "unreadable", "truncated"
+    return "unreadable", counts.most_common(1)[0][0]
 
 
 def language(text: str) -> str:
-    """Return "en" or "de" by the share of stop words, or "" if neither shows."""
-    words = Counter(re.findall(r"[^\W\d_]+", text[:200_000].lower()))
-    counts = {name: sum(words[word] for word in stop) for name, stop in STOP_WORDS.items()}
-    best = max(counts, key=lambda name: counts[name])
-    clear = counts[best] >= 3 and counts[best] >= 2 * min(counts.values())
-    return best if clear and counts[best] >= 0.03 * words.total() else ""
+    """Return the ISO 639-1 code of a text's language, or "" if it shows none."""
+    from py3langid import classify
+
+    words = " ".join(re.findall(r"[^\W\d_]{2,}", text[:SAMPLE]))
+    code, _ = classify(words) if words else ("zxx", 0.0)
+    return code if len(code) == 2 else ""
 
 
 def licence(text: str, metadata: str = "") -> str:
@@ -247,45 +447,25 @@ def _digest(path: Path) -> tuple[str, str]:
         return "", f"{error.strerror or error}; check the file's rights."
 
 
-def _row_unread(
-    path: str,
-    file: Path,
-    doc_id: str,
-    problem: str,
-    settings: config.Documents,
-    firsts: dict[str, str],
-) -> Document | None:
+def _row_unread(job: Job, problem: str, firsts: dict[str, str]) -> Document | None:
     """Return the row of a file that need not be read, or None for one that must."""
-    if _matches(path, settings.exclude):
-        return _row(path, doc_id, settings, "excluded", "by_pattern")
+    if _matches(job.path, job.settings.exclude):
+        return _row(job, "excluded", "by_pattern")
     if problem:
-        return _row(path, doc_id, settings, "unreadable", "unreadable_file", problem)
-    if firsts.setdefault(doc_id, path) != path:
-        note = f"The same as {firsts[doc_id]}."
-        return _row(path, doc_id, settings, "duplicate", "same_content", note)
-    suffix = file.suffix.lower()
-    if suffix != ".pdf" and suffix not in formats.SUFFIXES:
-        with file.open("rb") as opened:
-            if opened.read(5) != b"%PDF-":
-                note = "Save it as PDF, Markdown, HTML, JATS or text."
-                return _row(path, doc_id, settings, "unreadable", "unsupported", note)
+        return _row(job, "unreadable", "unreadable_file", problem)
+    if firsts.setdefault(job.doc_id, job.path) != job.path:
+        return _row(job, "duplicate", "same_content", f"The same as {firsts[job.doc_id]}.")
     return None
 
 
-def _row(
-    path: str,
-    doc_id: str,
-    settings: config.Documents,
-    status: Status,
-    reason: str = "",
-    note: str = "",
-) -> Document:
-    groups = [name for name, globs in settings.groups.items() if _matches(path, globs)]
+def _row(job: Job, status: Status, reason: str = "", note: str = "") -> Document:
+    settings = job.settings
+    groups = [name for name, globs in settings.groups.items() if _matches(job.path, globs)]
     return Document(
-        path=path,
-        doc_id=doc_id,
-        tags=tuple(name for name, globs in settings.tags.items() if _matches(path, globs)),
-        group=groups[0] if groups else doc_id,
+        path=job.path,
+        doc_id=job.doc_id,
+        tags=tuple(name for name, globs in settings.tags.items() if _matches(job.path, globs)),
+        group=groups[0] if groups else job.doc_id,
         status=status,
         reason=reason,
         note=note,
@@ -293,31 +473,36 @@ def _row(
 
 
 def _row_failed(outcome: engine.Outcome) -> Document:
-    job: Job = outcome.item
+    item = outcome.item
+    job: Job = item if isinstance(item, Job) else item.job
     reason = "crashed" if outcome.failure == "error" else outcome.failure
-    note = NOTES[reason].format(note=outcome.note)
-    return _row(job.path, job.doc_id, job.settings, "unreadable", reason, note)
+    return _row(job, "unreadable", reason, f"{outcome.note}.")
 
 
 def _holds(row: Document, settings: config.Documents) -> bool:
     """Tell whether an earlier row still says all that can be said about its file."""
-    if row.reason in RETRIED or row.status in ("duplicate", "excluded"):
+    if row.reason in (*RETRIED, "encrypted") or row.status in ("duplicate", "excluded"):
         return False
     waiting = "OCR" in row.note and settings.ocr == "auto"
-    return not (waiting and pdf.ocr_command()[0])
+    return not (waiting and ocr.command()[0])
 
 
-def _note(reading: Reading, unread: tuple[int, ...], job: Job) -> str:
-    waiting = sum(page.unread in pdf.OCR_REASONS for page in reading.pages)
-    if not waiting:
-        blank = ", ".join(map(str, unread[:10])) + (" ..." if len(unread) > 10 else "")
-        return f"No text on page {blank}." if unread and len(unread) < len(reading.pages) else ""
-    pages = "1 page needs" if waiting == 1 else f"{waiting} pages need"
-    if job.settings.ocr == "never":
-        return f"{pages} OCR: set documents.ocr to auto."
-    if pdf.ocr_command()[0]:
-        return f"{pages} OCR that did not succeed in time: raise documents.timeout."
-    return f"{pages} OCR: apt install tesseract-ocr tesseract-ocr-deu, pip install 'ecg-llm[ocr]'"
+def _note(unread: Sequence[str], settings: config.Documents) -> str:
+    """Return what to do about the pages that are not read."""
+    waiting = sum(reason in ocr.REASONS for reason in unread)
+    if waiting:
+        pages = "1 page needs" if waiting == 1 else f"{waiting} pages need"
+        remedy = DOCUMENT_REASONS["scanned"].remedy
+        return f"{pages} OCR: {'set documents.ocr to auto' if settings.ocr == 'never' else remedy}."
+    parts = []
+    for reason, words in (
+        ("lost", "Lost: page"), ("ocr_failed", "OCR found no words in time on page"),
+        ("drawing", "Only drawings on page"), ("blank", "No text on page"),
+    ):  # fmt: skip
+        numbers = [str(number) for number, why in enumerate(unread, start=1) if why == reason]
+        if numbers and len(numbers) < len(unread):
+            parts.append(f"{words} {', '.join(numbers[:10])}{' ...' if numbers[10:] else ''}.")
+    return " ".join(parts)
 
 
 def _title(given: str, text: str, path: str, *, printed: bool) -> str:
@@ -339,18 +524,3 @@ def _title(given: str, text: str, path: str, *, printed: bool) -> str:
 
 def _letters(words: str) -> str:
     return re.sub(r"\W+", "", words).lower()
-
-
-def _hidden_spans(text: str, hidden: str) -> tuple[int, ...]:
-    """Return start, end, start, end ... of the hidden texts in the text."""
-    spans: list[tuple[int, int]] = []
-    for line in hidden.splitlines():
-        pattern = r"[\s*_\\]*".join(map(re.escape, line.split()))
-        spans.extend(match.span() for match in re.finditer(pattern, text) if pattern)
-    flat: list[int] = []
-    for start, end in sorted(spans):
-        if flat and start <= flat[-1] + 1:
-            flat[-1] = max(flat[-1], end)
-        else:
-            flat.extend((start, end))
-    return tuple(flat)

@@ -4,7 +4,6 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
-from typing import NamedTuple
 
 from ecg_llm import config
 from ecg_llm.contracts import TokenCounter
@@ -62,6 +61,9 @@ def sentences(text: str) -> list[tuple[int, int]]:
     found = []
     for start, end in _blocks(text):
         begin = start
+        if text[start] == "|":
+            found.append((start, end))
+            continue
         for match in STOP.finditer(text, start, end):
             if match.end() < end and _ends_sentence(text, begin, match):
                 found.append((begin, match.end()))
@@ -79,13 +81,14 @@ def cut(
     """Return the document's passages in order; `text[start:end] == passage.text` for each.
 
     A passage stays under one heading path and of one kind, ends with a sentence or a table row
-    where one ends within the budget, and else with a word. Headings belong to the passage that
-    they head. `tokens` counts by `count` whatever the unit of the budget.
+    where one ends within the budget, and else with a word; a row longer than the budget stays
+    whole. Headings belong to the passage that
+    they head. `tokens` counts by `count`, word by word, whatever the unit of the budget.
 
     Args:
         document: Its row; `quality["hidden_spans"]` holds the offsets of invisible text.
         text: Its text.
-        count: Tokens of texts; called for the distinct words once and for the passages once.
+        count: Tokens of texts; called once, for the distinct words, unless some are endless.
         settings: Budget, overlap and unit.
     """
     ruler = _Ruler(text, count, settings)
@@ -94,7 +97,8 @@ def cut(
         for part, hidden in _visible(_merged(text), _hidden_spans(document))
         for span in ruler.spans(part.start, part.end)
     ]
-    counted = count([text[start:end] for _, _, (start, end) in spans])
+    joined = [text[start:end] for _, _, (start, end) in spans if ruler.cuts_words(start, end)]
+    again = dict(zip(joined, count(joined), strict=True)) if joined else {}
     return [
         Passage(
             passage_id=Passage.id_for(document.doc_id, start, end, text[start:end]),
@@ -107,35 +111,31 @@ def cut(
             kind=part.kind,
             hidden=hidden,
             text=text[start:end],
-            tokens=tokens,
+            tokens=again.get(text[start:end], ruler.tokens(start, end)),
         )
-        for (part, hidden, (start, end)), tokens in zip(spans, counted, strict=True)
+        for part, hidden, (start, end) in spans
     ]
-
-
-class _Word(NamedTuple):
-    start: int
-    end: int
 
 
 class _Ruler:
     """Measures stretches of a text in the unit of the budget, by its words."""
 
     def __init__(self, text: str, count: TokenCounter, settings: config.Passages) -> None:
+        self._text = text
         self._budget = settings.tokens
         self._overlap = min(settings.overlap, settings.tokens // 2)
         longest = settings.tokens  # a longer run of letters (no spaces, a key) is cut inside
-        self._words = [
-            _Word(match.start(), match.end()) for match in re.finditer(rf"\S{{1,{longest}}}", text)
+        self._words = [match.span() for match in re.finditer(rf"\S{{1,{longest}}}", text)]
+        self._starts = [start for start, _ in self._words]
+        ends = [0, *(end for _, end in self._words)]
+        self._joints = [
+            index for index, start in enumerate(self._starts) if index and start == ends[index]
         ]
-        self._starts = [word.start for word in self._words]
         self._characters = settings.unit == "characters"
-        self._sums = [0]
-        if not self._characters:
-            strings = [text[start:end] for start, end in self._words]
-            distinct = list(dict.fromkeys(strings))
-            costs = dict(zip(distinct, count(distinct), strict=True)) if distinct else {}
-            self._sums = list(accumulate((costs[string] for string in strings), initial=0))
+        strings = [text[start:end] for start, end in self._words]
+        distinct = list(dict.fromkeys(strings))
+        costs = dict(zip(distinct, count(distinct), strict=True)) if distinct else {}
+        self._sums = list(accumulate(map(costs.__getitem__, strings), initial=0))
         self._sentences = [bisect_left(self._starts, start) for start, _ in sentences(text)]
 
     def spans(self, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -148,14 +148,36 @@ class _Ruler:
             if place is None and first < reached:  # the overlap leaves no room: do without
                 first = reached
                 continue
-            last = place or max(limit, reached + 1)
-            yield self._words[first].start, min(self._words[last - 1].end, end)
+            last = place or self._cut(reached, limit, stop)
+            yield self._words[first][0], min(self._words[last - 1][1], end)
             reached = last
             first = self._back(first, last) if last < stop else last
 
+    def _cut(self, reached: int, limit: int, stop: int) -> int:
+        """Return where to cut a sentence too long for the budget: at a word; a row never."""
+        index = bisect_right(self._sentences, reached)
+        begin = self._words[self._sentences[index - 1]][0] if index else 0
+        if not self._text.startswith("|", begin):
+            return max(limit, reached + 1)
+        return min(self._sentences[index], stop) if index < len(self._sentences) else stop
+
+    def tokens(self, start: int, end: int) -> int:
+        """Return the number of tokens of text[start:end]."""
+        return (
+            self._sums[bisect_left(self._starts, end)]
+            - self._sums[bisect_left(self._starts, start)]
+        )
+
+    def cuts_words(self, start: int, end: int) -> bool:
+        """Tell whether text[start:end] holds letters that were too many for one word."""
+        first, stop = bisect_left(self._starts, start), bisect_left(self._starts, end)
+        return any(
+            first < joint < stop for joint in self._joints[bisect_left(self._joints, first) :][:2]
+        )
+
     def _length(self, first: int, last: int) -> int:
         if self._characters:
-            return self._words[last - 1].end - self._words[first].start
+            return self._words[last - 1][1] - self._words[first][0]
         return self._sums[last] - self._sums[first]
 
     def _furthest(self, first: int, stop: int) -> int:

@@ -111,7 +111,7 @@ def count_tables(
     scores: Sequence[Score],
 ) -> list[CountTable]:
     """Return the counts of every table by what decides a row's fate; empty tables are left out."""
-    by_reason = ((row.status, DOCUMENT_REASONS.get(row.reason, row.reason)) for row in documents)
+    by_reason = ((row.status, _meaning(row.reason)) for row in documents)
     kinds = ((f"{row.kind}{', hidden' if row.hidden else ''}",) for row in passages)
     dropped = (
         (QUESTION_REASONS.get(row.reason, row.reason),) for row in questions if row.status != "kept"
@@ -191,10 +191,18 @@ def retrieval_table(
 def unread(documents: Sequence[Document]) -> list[Unread]:
     """Return the files that were not read, or not in full, with the reason."""
     return [
-        Unread(row.path, row.status, DOCUMENT_REASONS.get(row.reason, row.reason), row.note)
+        Unread(row.path, row.status, _meaning(row.reason), row.note or _remedy(row.reason))
         for row in sorted(documents, key=lambda row: (row.status != "unreadable", row.path))
         if row.status != "ok"
     ]
+
+
+def _meaning(reason: str) -> str:
+    return DOCUMENT_REASONS[reason].meaning if reason in DOCUMENT_REASONS else reason
+
+
+def _remedy(reason: str) -> str:
+    return DOCUMENT_REASONS[reason].remedy if reason in DOCUMENT_REASONS else ""
 
 
 def samples(

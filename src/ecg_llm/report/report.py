@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar, cast
 
 from ecg_llm.config import NanoModelConfig, Study
@@ -13,13 +14,14 @@ from ecg_llm.records import (
     Draft,
     Estimate,
     Judgement,
+    PageQuality,
     Passage,
     Question,
     Row,
     Score,
     Training,
 )
-from ecg_llm.report import counts, results
+from ecg_llm.report import counts, literature, results
 from ecg_llm.report.figures import Curve, curve_plot
 from ecg_llm.stats import ranking
 
@@ -52,6 +54,7 @@ def build(
     tables: Mapping[str, Sequence[Row]],
     manifests: Mapping[str, Mapping[str, object]],
     notes: Sequence[str] = (),
+    pictures: Mapping[tuple[str, int], bytes] = MappingProxyType({}),
 ) -> str:
     """Return the report as one HTML page without any outside asset.
 
@@ -63,6 +66,7 @@ def build(
         tables: name -> rows; absent and empty tables leave their section out.
         manifests: step -> its manifest.
         notes: sentences shown on top.
+        pictures: (doc_id, page): PNG of the pages that `literature.worst` names.
     """
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
@@ -72,7 +76,7 @@ def build(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
     )  # fmt: skip
     page = environment.get_template("report.html")
-    return page.render(**_content(study, tables, manifests, notes))
+    return page.render(**_content(study, tables, manifests, notes, pictures))
 
 
 HEADLINES = {
@@ -114,6 +118,7 @@ def _content(
     tables: Mapping[str, Sequence[Row]],
     manifests: Mapping[str, Mapping[str, object]],
     notes: Sequence[str],
+    pictures: Mapping[tuple[str, int], bytes],
 ) -> dict[str, object]:
     """Return what the template shows."""
     documents = _rows(tables, Document)
@@ -150,6 +155,7 @@ def _content(
         "stages": counts.stages(documents, passages, drafts, questions, answers, scores),
         "count_tables": [*flow, *(table for table in extra if table)],
         "unread": counts.unread(documents),
+        "literature": literature.literature(documents, _rows(tables, PageQuality), pictures),
         "documents": len(documents),
         "samples": counts.samples(order, documents, passages, questions, answers, scores),
         "answer_models": _answer_models(answers),
