@@ -256,10 +256,15 @@ def read_documents(work: Work, study: config.Study, literature: Path) -> Iterato
     texts = work.folder / "texts"
     texts.mkdir(exist_ok=True)
     rows = {row.path: row for row in work.made(Document)}
-    if work.previous.get("parameters") == reading_parameters(study):
+    before, now = work.previous.get("parameters"), reading_parameters(study)
+    if isinstance(before, dict) and {**before, "ocr": ""} == {**now, "ocr": ""}:
         old = steps.read_table(work.folder / "documents.jsonl", Document)
         rows = {row.path: row for row in old} | rows
-    known = {path: ingest.Read(row, read_text(work.folder, row)) for path, row in rows.items()}
+    known = {
+        path: ingest.Read(row, read_text(work.folder, row))
+        for path, row in rows.items()
+        if not row.pages or pages_file(work.folder, row).exists()
+    }
     used: set[Path] = set()
     for found in ingest.ingest(literature, study.documents, known, work.progress, work.remark):
         text, pages = text_file(work.folder, found.row), pages_file(work.folder, found.row)
@@ -268,8 +273,8 @@ def read_documents(work: Work, study: config.Study, literature: Path) -> Iterato
             used.add(text)
         if found.pages:
             store.write(pages, found.pages)
-        before = known.get(found.row.path)
-        if found.pages or (before and before.row.doc_id == found.row.doc_id):
+        same = known.get(found.row.path)
+        if found.pages or (same and same.row.doc_id == found.row.doc_id):
             used.add(pages)
         if found.row.reason == "near_duplicate":
             used.discard(text)

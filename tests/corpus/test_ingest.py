@@ -149,6 +149,22 @@ def test_known_files_are_not_read_again_and_changed_ones_are(folder: Path) -> No
     assert "another text" in second["note.md"][1]
 
 
+def test_rows_whose_text_is_gone_or_that_ocr_made_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.md").write_text(f"# Waves\n\n{TEXT}", "utf-8")
+    first = read_all(tmp_path)
+    again = read_all(tmp_path, {"a.md": first["a.md"]._replace(text="")})
+    assert again["a.md"].text == first["a.md"].text
+    by_ocr = first["a.md"].row.model_copy(update={"quality": {"pages_read": 1, "ocr_pages": (1,)}})
+    known = {"a.md": Read(by_ocr, "By OCR.")}
+    assert read_all(tmp_path, known)["a.md"].text == first["a.md"].text  # OCR is off here
+    monkeypatch.setattr(ocr, "command", lambda: (("ocrmypdf",), "eng"))
+    settings = config.Documents(workers=1)
+    found = {one.row.path: one.text for one in ingest(tmp_path, settings, known)}
+    assert found == {"a.md": "By OCR."}
+
+
 def test_names_are_names_and_no_patterns(tmp_path: Path) -> None:
     """The published pipeline resumed by grep: "Chou" was done once "Chou 2020 ECG" was."""
     names = ("Chou.md", "Chou 2020 ECG.md", "a[1].md", 'it\'s `id` $(id) "x".md', "100%.md", "*.md")

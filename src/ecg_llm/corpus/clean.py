@@ -35,6 +35,8 @@ SYMBOLS = {
 CHARACTERS = str.maketrans(
     LIGATURES | SPACES | INVISIBLE | SYMBOLS | {"\u2028": "\n", "\u2029": "\n\n"}
 )
+BROKEN = re.compile(r"(?P<first>\w[\w-]{0,60})-[ \t]*\n(?P<second>\w+)")
+"""A word broken at the end of a line."""
 CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
 BREAK_MARKS = "\u00ad\ufffe\x02"
 """What PDF engines put where a word was broken: soft hyphen, and PDFium's two marks for it."""
@@ -118,8 +120,10 @@ def clean_pages(pages: Sequence[str], *, printed: bool = True) -> list[str]:
             invisible.
     """
     cleaned = [clean_characters(page, "-" if printed else "") for page in pages]
-    vocabulary = Counter(word for page in cleaned for word in re.findall(r"[\w-]+", page.lower()))
-    cleaned = [join_hyphens(page, vocabulary) for page in cleaned]
+    if any(BROKEN.search(page) for page in cleaned):
+        words = (word for page in cleaned for word in re.findall(r"[\w-]+", page.lower()))
+        vocabulary = Counter(words)
+        cleaned = [join_hyphens(page, vocabulary) for page in cleaned]
     cleaned = without_running_lines(cleaned)
     lines = [_headings_mended(page, printed) for page in cleaned]
     lines = _headings_levelled(_front_demoted(lines))
@@ -131,14 +135,21 @@ def clean_characters(text: str, soft_hyphen: str = "-") -> str:
 
     NFC and the seven Latin ligatures only: NFKC would turn "m²" into "m2".
     """
-    text = html.unescape(text.encode("utf-8", "replace").decode("utf-8"))
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    if "&" in text:
+        text = html.unescape(text)
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    text = text.translate(CHARACTERS)
-    text = re.sub(rf"(?<=\w)[{BREAK_MARKS}][ \t]*\n(?=\w)", "-\n", text)
-    text = re.sub(r"[\ufffe\x02][ \t]*(?=\w)", "", text)
-    text = re.sub(r"(?<=\w)\u00ad(?=\w)", soft_hyphen, text).replace("\u00ad", "")
-    text = re.sub(r"[\f\v]", "\n", text)
-    return unicodedata.normalize("NFC", CONTROL.sub("", text))
+    if not text.isascii():
+        text = text.translate(CHARACTERS)
+        text = re.sub(rf"(?<=\w)[{BREAK_MARKS}][ \t]*\n(?=\w)", "-\n", text)
+        text = re.sub(r"\ufffe[ \t]*(?=\w)", "", text)
+        text = re.sub(r"(?<=\w)\u00ad(?=\w)", soft_hyphen, text).replace("\u00ad", "")
+        text = unicodedata.normalize("NFC", text)
+    if CONTROL.search(text) or "\f" in text:
+        text = re.sub(r"(?<=\w)\x02[ \t]*\n(?=\w)", "-\n", text)
+        text = re.sub(r"\x02[ \t]*(?=\w)", "", text)
+        text = CONTROL.sub("", re.sub(r"[\f\v]", "\n", text))
+    return text
 
 
 def join_hyphens(text: str, vocabulary: Counter[str]) -> str:
@@ -166,7 +177,7 @@ def join_hyphens(text: str, vocabulary: Counter[str]) -> str:
             )
         return f"{first}-{second}" if keep else first + second
 
-    return re.sub(r"(?P<first>\w[\w-]*)-[ \t]*\n(?P<second>\w+)", joined, text)
+    return BROKEN.sub(joined, text)
 
 
 def without_running_lines(pages: Sequence[str]) -> list[str]:

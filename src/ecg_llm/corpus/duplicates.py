@@ -84,14 +84,14 @@ def marked(
     return [row for path, row in made.items() if row != rows[path]]
 
 
-def _by_content(row: Document) -> tuple[int, int, int, str]:
-    """Return what sorts the best text first: most pages, fewest by OCR, most characters."""
+def _by_content(row: Document) -> tuple[int, int, bool, int, str]:
+    """Return what sorts the best text first: most pages, fewest by OCR, whole, most characters."""
     pages, characters = row.quality.get("pages_read", 0), row.quality.get("characters", 0)
     recognised = row.quality.get("ocr_pages", ())
     assert isinstance(pages, int)
     assert isinstance(characters, int)
     assert isinstance(recognised, tuple)
-    return -pages, len(recognised), -characters, row.path
+    return -pages, len(recognised), "damaged" in row.note, -characters, row.path
 
 
 def _pairs(

@@ -165,7 +165,7 @@ def _read_all(
             job = Job(str(file), path, doc_id, settings)
             row = _row_unread(job, problem, firsts)
             old = known.get(path)
-            if row is None and old and old.row.doc_id == doc_id and _holds(old.row, settings):
+            if row is None and old and old.row.doc_id == doc_id and _holds(old, settings):
                 group = _row(job, "ok").group  # that of an earlier run may be gone
                 sketch = duplicates.sketch(old.text) if old.text else ()
                 again = old.row.model_copy(update={"group": group})
@@ -341,6 +341,8 @@ def document(
     text, starts = join(pages)
     unread = [_why(page, seen, cleaned) for page, seen, cleaned in _beside(reading, layer, pages)]
     status, reason = _verdict(unread)
+    if status in ("ok", "partial") and reading.quality.get("short"):
+        status, reason = "partial", "truncated"
     hidden = quality.hidden_spans(
         text, starts, [page.hidden for page in layer], str(reading.quality.get("hidden_text", ""))
     )
@@ -479,12 +481,17 @@ def _row_failed(outcome: engine.Outcome) -> Document:
     return _row(job, "unreadable", reason, f"{outcome.note}.")
 
 
-def _holds(row: Document, settings: config.Documents) -> bool:
+def _holds(old: Read, settings: config.Documents) -> bool:
     """Tell whether an earlier row still says all that can be said about its file."""
+    row = old.row
+    if row.status in ("ok", "partial") and not old.text:
+        return False
     if row.reason in (*RETRIED, "encrypted") or row.status in ("duplicate", "excluded"):
         return False
-    waiting = "OCR" in row.note and settings.ocr == "auto"
-    return not (waiting and ocr.command()[0])
+    recognises = settings.ocr == "auto" and bool(ocr.command()[0])
+    if recognises:
+        return "OCR" not in row.note  # pages that wait for it, or that it could not read in time
+    return not row.quality.get("ocr_pages")
 
 
 def _note(unread: Sequence[str], settings: config.Documents) -> str:

@@ -34,6 +34,14 @@ ASCENT = 1.1
 """Height of a line of text over its font's size."""
 TAIL = 2048
 """Bytes at the end of a whole PDF among which its end is marked."""
+LARGEST = 200_000_000
+"""Bytes of a file that is looked through for damage."""
+MOST_PAGES = 100_000
+PAGE_TREE = re.compile(
+    rb"/Type\s{0,9}/Pages\b[^<>]{0,400}?/Count\s{1,9}(\d{1,9})"
+    rb"|/Count\s{1,9}(\d{1,9})[^<>]{0,400}?/Type\s{0,9}/Pages\b"
+)
+"""What the page tree says of the number of pages, where it is not compressed."""
 REPAIRED = "The file is damaged; it was repaired."
 
 
@@ -54,18 +62,18 @@ def read(engine: PdfEngine, path: Path, password: str, folder: Path) -> tuple[Re
         if error.reason not in ("corrupt", "no_pages"):
             raise
         problem = error
-    if reading and not _is_cut(path):
+    if reading and not _is_damaged(path, len(reading.pages)):
         return reading, path
     saved = folder / "saved.pdf"
     second = _salvaged(engine, path, password, saved)
-    if second and (not reading or _letters(second) > _letters(reading)):
+    if second and (not reading or _worth(second) > _worth(reading)):
         return second, saved
     if reading:
         return reading, path
     try:
         return PdfiumEngine().read(path, password), path
     except ReadingError as error:
-        reason = "truncated" if _is_cut(path) else error.reason
+        reason = "truncated" if _is_damaged(path, 0) else error.reason
         raise ReadingError(reason, problem.note if problem else error.note) from error
 
 
@@ -358,20 +366,34 @@ def _salvaged(engine: PdfEngine, path: Path, password: str, target: Path) -> Rea
         else page
         for number, page in enumerate(reading.pages, start=1)
     )
-    note = REPAIRED if found.counted else f"{REPAIRED} It may have had more pages."
-    return replace(reading, pages=pages, quality={**reading.quality, "repaired": note})
+    said = [REPAIRED]
+    if not found.counted:
+        said.append("It may have had more pages, in another order.")
+    said += [f"Cut off: {_numbered(found.cut)}."] if found.cut else []
+    said += [f"Fonts or pictures lost: {_numbered(found.doubtful)}."] if found.doubtful else []
+    short = int(bool(found.cut or found.lost or not found.counted))
+    quality = {**reading.quality, "repaired": " ".join(said), "short": short}
+    return replace(reading, pages=pages, quality=quality)
+
+
+def _numbered(pages: Sequence[int]) -> str:
+    listed = ", ".join(map(str, pages[:10]))
+    return f"page {listed}{' ...' if len(pages) > 10 else ''}"
 
 
 def _words(markdown: str) -> str:
     return re.sub(r"[\W\d_]+", "", markdown)
 
 
-def _letters(reading: Reading) -> int:
-    return sum(len(_words(page.markdown)) for page in reading.pages)
+def _worth(reading: Reading) -> tuple[int, int]:
+    """Return (pages, letters) of a reading: lost pages that are named are worth more than none."""
+    return len(reading.pages), sum(len(_words(page.markdown)) for page in reading.pages)
 
 
-def _is_cut(path: Path) -> bool:
-    """Tell whether a PDF lacks the mark of its end."""
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - TAIL, 0))
-        return b"%%EOF" not in file.read()
+def _is_damaged(path: Path, pages: int) -> bool:
+    """Tell whether a PDF lacks the mark of its end, or says that it has more pages than these."""
+    data = path.read_bytes() if path.stat().st_size <= LARGEST else b"%%EOF"
+    if b"%%EOF" not in data[-TAIL:]:
+        return True
+    counts = (int(match[1] or match[2]) for match in PAGE_TREE.finditer(data))
+    return pages < max((count for count in counts if count < MOST_PAGES), default=0)

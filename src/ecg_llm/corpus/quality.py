@@ -10,7 +10,7 @@ from ecg_llm.records import PageQuality, SetAside
 CONTENT = ("body", "abstract", "caption", "table")
 """Kinds of sections that are content."""
 TABLE = re.compile(r"^\|(?:\s*:?-+:?\s*\|)+", re.MULTILINE)
-MARKUP = re.compile(r"\$[^$\n]*\$|```\w*|\\[a-z]+|(?<=\w)-\s*(?=\w)")
+MARKUP = re.compile(r"\$[^$\n]*\$|```\w*|\\[a-z]+")
 WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]{2,}")
 """Words of two letters and more, and numbers."""
 
@@ -53,7 +53,7 @@ def page_records(
                 recognised=number in recognised,
                 characters=len(text),
                 words=len(WORD.findall(text)),
-                control_characters=len(CONTROL.findall(given)),
+                control_characters=len(CONTROL.findall(given)) if CONTROL.search(given) else 0,
                 headings=len(heading_places(text)),
                 tables=len(TABLE.findall(text)),
                 hidden=sum(
@@ -73,12 +73,12 @@ def compared(text: str, layer: str) -> tuple[float | None, float | None]:
 
     Hyphens and markup do not count; None where there is no text layer to compare with.
     """
-    own = Counter(_words(clean_characters(layer)))
-    got = Counter(_words(text))
+    own, got = _words(clean_characters(layer)), _words(text)
     if not own or not got:
         return None, None
-    extra, missing = (got - own).total(), (own - got).total()
-    return round(extra / got.total(), 4), round(missing / own.total(), 4)
+    here, there = Counter(got), Counter(own)
+    common = sum(min(count, there[word]) for word, count in here.items() if word in there)
+    return round(1 - common / len(got), 4), round(1 - common / len(own), 4)
 
 
 def summary(
@@ -188,4 +188,7 @@ def _letters(words: str) -> str:
 
 
 def _words(text: str) -> list[str]:
-    return WORD.findall(MARKUP.sub("", text).lower())
+    """Return the words of a text; hyphens and formulas do not count."""
+    if "$" in text or "`" in text or "\\" in text:
+        text = MARKUP.sub("", text)
+    return WORD.findall(text.replace("-\n", "").replace("- ", "").replace("-", "").lower())
