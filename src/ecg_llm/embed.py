@@ -19,6 +19,12 @@ PACKAGED = "minilm"
 BATCH = 32
 
 
+KEPT_WORDS = 500_000
+"""Words whose tokens are kept for the next text."""
+WORD_LENGTH = 40
+"""Characters up to which a text may be a word."""
+
+
 class SentenceEmbedder:
     """Texts to unit vectors, in bf16 where the machine computes in it and in float32 elsewhere.
 
@@ -30,6 +36,7 @@ class SentenceEmbedder:
         self._name = ""
         self._held: SentenceTransformer | None = None
         self._tokenizer: Any = None
+        self._words: dict[str, int] = {}  # tokens of short texts: passages count every word
 
     @property
     def name(self) -> str:
@@ -70,10 +77,15 @@ class SentenceEmbedder:
         """
         if self._tokenizer is None:
             self._tokenizer = self._load_tokenizer()
+        new = [text for text in dict.fromkeys(texts) if text not in self._words]
         found = self._tokenizer.encode_batch_fast(
-            [_encodable(text) for text in texts], add_special_tokens=False
+            [_encodable(text) for text in new], add_special_tokens=False
         )
-        return [len(encoding) for encoding in found]
+        counts = dict(zip(new, map(len, found), strict=True))
+        if len(self._words) < KEPT_WORDS:
+            short = {text: count for text, count in counts.items() if len(text) <= WORD_LENGTH}
+            self._words |= short
+        return [counts[text] if text in counts else self._words[text] for text in texts]
 
     def _embed(self, texts: Sequence[str], task: str) -> "NDArray[np.float32]":
         import numpy as np

@@ -40,7 +40,7 @@ RETRIED = ("timeout", "memory", "crashed", "unreadable_file")
 """Reasons that may have gone when the file is read again."""
 HEAD = 10_000
 """Characters at either end of a text in which a licence is looked for."""
-SAMPLE = 5_000
+SAMPLE = 3_000
 """Characters by which the language is told."""
 BATCH = 4
 """Pages recognised together, so that the programs start seldom and all cores are busy."""

@@ -7,7 +7,7 @@ Everything here is a pure function of text runs, in points from the top left cor
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -36,6 +36,10 @@ COLUMN_LINES = 8
 """Lines on either side from which on a page has two columns."""
 OCR_FONT = "GlyphLess"
 """Begins the name of tesseract's font, whose lines stand a little off."""
+CELLS = 3
+"""Pieces of a line from which on it may be a row of a table."""
+TABLE_ROWS = 4
+"""Such lines from which on a region may hold a table; justified type makes some too."""
 HEADING_WORDS = 18
 BOLD = re.compile(r"bold|black|heavy|medi\b|cmbx|-bd|demi", re.IGNORECASE)
 SAMPLE = 20
@@ -58,6 +62,11 @@ COMMON = frozenset(
 """Words that a fifth and more of all prose consists of."""
 SHARE_COMMON = 0.2
 WORD = re.compile(r"[^\W\d_]+")
+TITLE = 1.3
+"""Times the size of the body from which on a line is a title."""
+INDENT = 6.0
+"""Points by which the first line of a paragraph is set in, at least."""
+ITEM = re.compile(r"[•–▪*]\s|\[\d{1,3}\]\s|\(?\d{1,2}[.)]\s")
 YEAR = re.compile(r"\b(?:19|20)\d\d")
 ALONE = frozenset(
     ["abstract", "references", "bibliography", "acknowledgements", "acknowledgments",
@@ -100,6 +109,9 @@ class Region(NamedTuple):
 
     box: Box
     lines: tuple[Line, ...]
+    """From the top; what stands side by side is one line."""
+    table: bool
+    """Some of its rows look like those of a table."""
 
 
 class Title(NamedTuple):
@@ -257,10 +269,10 @@ def columns(lines: Sequence[Line], width: float, height: float) -> list[Region]:
         left = [line for line in inside if line.right <= split]
         right = [line for line in inside if line.x >= split]
         if full:
-            regions.append(Region((upper, 0.0, lower, 0.0), tuple(inside)))
+            regions.append(_region((upper, 0.0, lower, 0.0), inside))
         else:
-            regions.append(Region((upper, 1 - split / width, lower, 0.0), _rows(left)))
-            regions.append(Region((upper, 0.0, lower, split / width), _rows(right)))
+            regions.append(_region((upper, 1 - split / width, lower, 0.0), left))
+            regions.append(_region((upper, 0.0, lower, split / width), right))
     return [region for region in regions if region.lines]
 
 
@@ -289,6 +301,46 @@ def disorder(markdown: str, regions: Sequence[Region], width: float) -> int:
             above = line
         reached = furthest
     return wrong
+
+
+def paragraphs(lines: Sequence[Line], headings: Container[Style], body: Style) -> str:
+    """Return the lines of a region without tables as Markdown paragraphs.
+
+    A paragraph begins where a line is set in, where the type changes, where the lines before it
+    leave a gap, with an item of a list, and behind a line that ends a sentence early.
+
+    Args:
+        lines: From the top of the region.
+        headings: Styles of the document's headings.
+        body: Style of its text.
+    """
+    edges = Counter(round(line.x) for line in lines)
+    left = edges.most_common(1)[0][0] if edges else 0
+    right = max((line.right for line in lines), default=0.0)
+    blocks: list[str] = []
+    above: Line | None = None
+
+    def is_heading(line: Line) -> bool:
+        large = line.style[1] >= TITLE * body[1]
+        return line.plain and (large or (line.style in headings and len(lines) > 2))
+
+    for line in lines:
+        heading = is_heading(line)
+        new = (
+            above is None
+            or heading != is_heading(above)
+            or abs(line.style[1] - above.style[1]) > 1
+            or line.y - above.y > LEADING * above.height
+            or (INDENT < line.x - left < 4 * INDENT and above.x < line.x - INDENT / 2)
+            or bool(ITEM.match(line.text))
+            or (above.right < right - 4 * INDENT and above.text.endswith((".", ":", "?", "!")))
+        )
+        if new:
+            blocks.append(f"## {line.text}" if heading else line.text)
+        else:
+            blocks[-1] += ("\n" if above and above.text.endswith("-") else " ") + line.text
+        above = line
+    return "\n\n".join(blocks)
 
 
 def entries(pages: Sequence[Sequence[Line]], body: Style) -> list[list[str]]:
@@ -378,12 +430,14 @@ def mark_entries(markdown: str, beginnings: Sequence[str]) -> str:
     return "\n\n".join(piece for piece in pieces if piece)
 
 
-def _rows(lines: Sequence[Line]) -> tuple[Line, ...]:
-    """Return the lines of a column, those that stand side by side as one (wide word spaces)."""
+def _region(box: Box, lines: Sequence[Line]) -> Region:
+    """Return a region of these lines, those that stand side by side as one (wide word spaces)."""
     made: list[Line] = []
+    pieces: list[int] = []
     for line in sorted(lines, key=lambda line: (round(line.y + line.height), line.x)):
         last = made[-1] if made else None
         if last and abs(line.y + line.height - last.y - last.height) < 0.3 * last.height:
+            pieces[-1] += 1
             made[-1] = last._replace(
                 text=f"{last.text} {line.text}",
                 right=line.right,
@@ -392,7 +446,9 @@ def _rows(lines: Sequence[Line]) -> tuple[Line, ...]:
             )
         else:
             made.append(line)
-    return tuple(made)
+            pieces.append(1)
+    rows = sum(count >= CELLS for count in pieces)
+    return Region(box, tuple(made), rows >= TABLE_ROWS)
 
 
 def _line(row: Sequence[Run]) -> Line:

@@ -1,8 +1,7 @@
 """PDF engines: a PDF to Markdown, a page at a time, with repair and fall-back."""
 
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import closing
 from dataclasses import replace
 from importlib.metadata import version
@@ -24,10 +23,10 @@ FRACTION = re.compile(r"\\frac\{[\d.,\s]+\}\{[\d.,\s]+\}")
 ROOM = 0.67
 """Heights that the parts of a fraction reach beyond its box."""
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-MIXED = 5
+MIXED = 3
 """Lines of a page out of order from which on its columns are read one by one."""
-FEW = 3
-"""Lines of a region below which its layout tells nothing."""
+MIXED_BESIDE_TABLES = 5
+"""The same where that costs another parse, and the lines of a table may look out of order."""
 SCALED = 4.0
 """A font size below is not the type's own: the text is scaled up."""
 ASCENT = 1.1
@@ -112,6 +111,7 @@ class LiteparseEngine:
         body = layout.body_style([place.lines for place in places.values()])
         titles = {number: layout.titles(place.lines, body) for number, place in places.items()}
         known = [title for found in titles.values() for title in found]
+        styles = {title.style for title in known} - {body}
         ordered = [places[n].ordered if n in places else [] for n in numbers]
         entries = layout.entries(ordered, body)
         pages: list[Page] = []
@@ -121,7 +121,7 @@ class LiteparseEngine:
                 pages.append(Page("", "blank"))
                 continue
             place = places[number]
-            markdown = _in_order(path, password, page, place.regions)
+            markdown = _in_order(path, password, page, place.regions, styles, body)
             markdown = _numbers_checked(path, password, page, markdown)
             markdown = layout.untable_prose(markdown, place.ordered)
             markdown = layout.join_headings(markdown, place.lines)
@@ -279,30 +279,32 @@ def _runs(page: Any) -> list[layout.Run]:
     ]  # fmt: skip
 
 
-def _in_order(path: Path, password: str, page: Any, regions: Sequence[layout.Region]) -> str:
+def _in_order(
+    path: Path,
+    password: str,
+    page: Any,
+    regions: Sequence[layout.Region],
+    headings: Container[layout.Style],
+    body: layout.Style,
+) -> str:
     """Return a page's Markdown; column by column where liteparse mixed the columns up."""
     from liteparse import ParseError
 
     markdown: str = page.markdown
     mixed = layout.disorder(markdown, regions, page.width)
-    if mixed < MIXED:
+    if mixed < (MIXED_BESIDE_TABLES if any(region.table for region in regions) else MIXED):
         return markdown
-    sizes = Counter(line.style[1] for region in regions for line in region.lines)
-    usual = sizes.most_common(1)[0][0]
     try:
-        parts = [_region(path, password, page.page_num, region, usual) for region in regions]
-    except ParseError:
+        parts = [
+            _liteparse(path, password, page.page_num, region.box).pages[0].markdown
+            if region.table
+            else layout.paragraphs(region.lines, headings, body)
+            for region in regions
+        ]
+    except (ParseError, IndexError):
         return markdown
     apart = "\n\n".join(part for part in parts if part.strip())
     return apart if layout.disorder(apart, regions, page.width) < mixed else markdown
-
-
-def _region(path: Path, password: str, number: int, region: layout.Region, usual: float) -> str:
-    """Return the Markdown of a region of a page; of a few lines of the usual size, the lines."""
-    if len(region.lines) < FEW and all(line.style[1] <= usual for line in region.lines):
-        return "\n".join(line.text for line in region.lines)
-    found = _liteparse(path, password, number, region.box).pages
-    return "\n\n".join(part.markdown for part in found)
 
 
 def _numbers_checked(path: Path, password: str, page: Any, markdown: str) -> str:

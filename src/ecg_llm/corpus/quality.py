@@ -11,6 +11,7 @@ CONTENT = ("body", "abstract", "caption", "table")
 """Kinds of sections that are content."""
 TABLE = re.compile(r"^\|(?:\s*:?-+:?\s*\|)+", re.MULTILINE)
 MARKUP = re.compile(r"\$[^$\n]*\$|```\w*|\\[a-z]+")
+ODD = re.compile("[\x02\u00ad\ufffe\ufb00-\ufb06\uf000-\uf0ff]")
 WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]{2,}")
 """Words of two letters and more, and numbers."""
 
@@ -73,7 +74,7 @@ def compared(text: str, layer: str) -> tuple[float | None, float | None]:
 
     Hyphens and markup do not count; None where there is no text layer to compare with.
     """
-    own, got = _words(clean_characters(layer)), _words(text)
+    own, got = _words(_readable(layer)), _words(text)
     if not own or not got:
         return None, None
     here, there = Counter(got), Counter(own)
@@ -181,6 +182,12 @@ def _found(text: str, hidden: Sequence[str], begin: int, end: int) -> Iterator[S
             while stop < end and not text[stop].isalnum() and not text[stop].isspace():
                 stop += 1
             yield start, stop
+
+
+def _readable(layer: str) -> str:
+    """Return a text layer with ligatures and PDFium's marks of broken words put right."""
+    layer = layer.replace("\r\n", "\n")
+    return clean_characters(layer) if ODD.search(layer) else layer
 
 
 def _letters(words: str) -> str:

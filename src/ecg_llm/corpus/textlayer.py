@@ -27,6 +27,10 @@ OBJECTS = 20_000
 """Objects of a page that are looked at; more are no article."""
 LONGEST = 14_400.0
 """Points that the side of a page may have (PDF 1.7, annex C); a larger one is not drawn."""
+SMALL = 60.0
+"""Square points below which a filled path or a picture hides no words."""
+SCALE = 1.2
+"""Pixels a point of the picture in which doubtful text is looked for."""
 PIXELS = 2_000.0
 """Longest side of the picture in which hidden text is looked for."""
 INVISIBLE = (3, 7)
@@ -113,11 +117,12 @@ def _objects(page: Any, frame: Box) -> tuple[list[_Text], list[Box], int]:
         grey = _fill(item) if kind == raw.FPDF_PAGEOBJ_PATH else None
         if kind == raw.FPDF_PAGEOBJ_IMAGE or grey is not None:
             box = _bounds(item, matrix)
-            fills.append((box, grey))
-            behind = kind == raw.FPDF_PAGEOBJ_IMAGE and _covers(box, frame)
-            for index, text in enumerate(texts):
-                if _inside(text.box, box):
-                    texts[index] = text._replace(doubtful=not behind, scanned=behind)
+            if _area(box) >= SMALL:
+                fills.append((box, grey))
+                behind = kind == raw.FPDF_PAGEOBJ_IMAGE and _covers(box, frame)
+                for index, text in enumerate(texts):
+                    if _inside(text.box, box):
+                        texts[index] = text._replace(doubtful=not behind, scanned=behind)
             if kind == raw.FPDF_PAGEOBJ_IMAGE:
                 pictures.append(box)
     return texts, pictures, shapes
@@ -131,7 +136,7 @@ def _text(
     grey, alpha = _colour(item)
     size = ctypes.c_float()
     tiny = False
-    if raw.FPDFTextObj_GetFontSize(item, size):
+    if box[3] - box[1] < TINY and raw.FPDFTextObj_GetFontSize(item, size):
         a, b, c, d, _, _ = _times(_matrix(item), matrix)
         tiny = 0 < size.value * abs(a * d - b * c) ** 0.5 < TINY
     outside = box[2] < frame[0] or box[0] > frame[2] or box[3] < frame[1] or box[1] > frame[3]
@@ -222,7 +227,7 @@ def _not_shown(page: Any, frame: Box, texts: Sequence[_Text]) -> list[_Text]:
     width, height = frame[2] - frame[0], frame[3] - frame[1]
     if not 0 < max(width, height) <= LONGEST or page.get_rotation():
         return []
-    scale = min(2.0, PIXELS / max(width, height))
+    scale = min(SCALE, PIXELS / max(width, height))
     picture = page.render(scale=scale, grayscale=True).to_numpy()
     if picture.ndim == 3:
         picture = picture[:, :, 0]
