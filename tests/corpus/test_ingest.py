@@ -42,7 +42,7 @@ def read_all(
     settings: config.Documents | None = None,
 ) -> dict[str, Read]:
     """Return what each path came to; rows that come again at the end replace the first."""
-    settings = settings or config.Documents(workers=2, ocr="never", timeout=60)
+    settings = settings or config.Documents(workers=1, ocr="never", timeout=60)
     found: dict[str, Read] = {}
     for one in ingest(folder, settings, known or {}):
         before = found.get(one.row.path)
@@ -302,6 +302,23 @@ def test_a_file_over_the_limit_is_too_large(tmp_path: Path) -> None:
     (tmp_path / "big.txt").write_text("word " * 250_000)
     row, _ = read(tmp_path, settings=config.Documents(workers=1, max_mb=1))["big.txt"]
     assert (row.status, row.reason) == ("unreadable", "too_large")
+
+
+def test_title_and_licence_of_a_pdf_s_metadata(tmp_path: Path) -> None:
+    canvas = Canvas(str(tmp_path / "a.pdf"))
+    canvas.setTitle("Waves of the heart")
+    canvas.setSubject("https://creativecommons.org/licenses/by-nc/4.0/")
+    canvas.drawString(72, 720, "Waves of the heart")
+    canvas.drawString(72, 700, TEXT)
+    canvas.save()
+    canvas = Canvas(str(tmp_path / "b.pdf"))
+    canvas.setTitle("Microsoft Word - template.docx")
+    canvas.drawString(72, 700, TEXT)
+    canvas.save()
+    found = read(tmp_path)
+    assert found["a.pdf"][0].title == "Waves of the heart"
+    assert found["a.pdf"][0].licence == "CC BY-NC 4.0"
+    assert "Microsoft" not in found["b.pdf"][0].title
 
 
 def test_pages_say_what_became_of_each(tmp_path: Path) -> None:

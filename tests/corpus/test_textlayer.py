@@ -126,7 +126,7 @@ def page(tmp_path: Path) -> Callable[[Callable[[Canvas], None]], textlayer.Layer
         draw(canvas)
         canvas.showPage()
         canvas.save()
-        (found,) = textlayer.read(path)
+        (found,) = textlayer.read(path).pages
         return found
 
     return make
@@ -161,7 +161,7 @@ def test_a_page_says_whether_something_is_drawn(tmp_path: Path) -> None:
     canvas.circle(200, 200, 50)
     canvas.showPage()
     canvas.save()
-    assert [(found.drawn, found.picture) for found in textlayer.read(path)] == [
+    assert [(found.drawn, found.picture) for found in textlayer.read(path).pages] == [
         (False, False), (True, False),
     ]  # fmt: skip
 
@@ -169,12 +169,12 @@ def test_a_page_says_whether_something_is_drawn(tmp_path: Path) -> None:
 def test_a_file_that_is_no_pdf_or_locked_has_no_layer(tmp_path: Path) -> None:
     path = tmp_path / "a.pdf"
     path.write_bytes(b"%PDF-1.4 nothing")
-    assert textlayer.read(path) == []
+    assert textlayer.read(path).pages == ()
     canvas = Canvas(str(path))
     canvas.drawString(72, 700, SEEN)
     canvas.save()
     locked = tmp_path / "locked.pdf"
     with pikepdf.open(path) as document:
         document.save(locked, encryption=pikepdf.Encryption(owner="o", user="u"))
-    assert textlayer.read(locked) == []
-    assert SEEN in textlayer.read(locked, "u")[0].text
+    assert textlayer.read(locked).pages == ()
+    assert SEEN in textlayer.read(locked, "u").pages[0].text

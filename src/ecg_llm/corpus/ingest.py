@@ -40,6 +40,8 @@ RETRIED = ("timeout", "memory", "crashed", "unreadable_file")
 """Reasons that may have gone when the file is read again."""
 HEAD = 10_000
 """Characters at either end of a text in which a licence is looked for."""
+SEARCHED = 50_000_000
+"""Bytes of a file up to which its metadata are searched for a licence."""
 SAMPLE = 3_000
 """Characters by which the language is told."""
 BATCH = 4
@@ -221,11 +223,16 @@ def _read_pdf(job: Job, path: Path) -> Read | Waiting:
     with tempfile.TemporaryDirectory() as folder:
         reading, source = pdf.read(engine_of_pdf, path, job.password, Path(folder))
         password = job.password if source == path else ""
-        layer = tuple(textlayer.read(source, password))
+        layer = textlayer.read(source, password)
+    reading = replace(
+        reading,
+        title=reading.title or layer.title,
+        licence=reading.licence or licence_address(path),
+    )
     wanted = tuple(i for i, page in enumerate(reading.pages) if page.unread in ocr.REASONS)
     if wanted and job.settings.ocr == "auto" and ocr.command()[0]:
-        return Waiting(job, reading, layer, wanted, source != path)
-    return document(job, reading, layer, printed=True)
+        return Waiting(job, reading, layer.pages, wanted, source != path)
+    return document(job, reading, layer.pages, printed=True)
 
 
 def recognise_pages(item: OcrJob) -> dict[int, Page]:
@@ -421,6 +428,13 @@ def licence(text: str, metadata: str = "") -> str:
                 name = re.sub(r"(?i)[\s-]+no-?deriv\w*(?:\s+works)?", "-ND", name)
                 return form.format(name.upper().replace(" ", "-"), match[2] or "").strip()
     return ""
+
+
+def licence_address(path: Path) -> str:
+    """Return the address of a Creative Commons licence that a file's metadata name, or ""."""
+    data = path.read_bytes() if path.stat().st_size < SEARCHED else b""
+    found = re.search(rb"https?://creativecommons\.org/[\w./-]{1,99}", data)
+    return found[0].decode("ascii") if found else ""
 
 
 def _is_noise(name: str) -> bool:

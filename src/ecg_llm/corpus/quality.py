@@ -12,6 +12,7 @@ CONTENT = ("body", "abstract", "caption", "table")
 TABLE = re.compile(r"^\|(?:\s*:?-+:?\s*\|)+", re.MULTILINE)
 MARKUP = re.compile(r"\$[^$\n]*\$|```\w*|\\[a-z]+")
 ODD = re.compile("[\x02\u00ad\ufffe\ufb00-\ufb06\uf000-\uf0ff]")
+DASHES = str.maketrans("‐‑‒–—−", "------")
 WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]{2,}")
 """Words of two letters and more, and numbers."""
 
@@ -198,4 +199,6 @@ def _words(text: str) -> list[str]:
     """Return the words of a text; hyphens and formulas do not count."""
     if "$" in text or "`" in text or "\\" in text:
         text = MARKUP.sub("", text)
+    if not text.isascii():
+        text = text.translate(DASHES)
     return WORD.findall(text.replace("-\n", "").replace("- ", "").replace("-", "").lower())

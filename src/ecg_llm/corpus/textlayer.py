@@ -55,6 +55,14 @@ class LayerPage(NamedTuple):
     picture: bool = False
 
 
+class Layer(NamedTuple):
+    """What the file itself says."""
+
+    title: str = ""
+    """Of its metadata: often the template's, or the word processor's name of the file."""
+    pages: tuple[LayerPage, ...] = ()
+
+
 class _Text(NamedTuple):
     item: Any
     box: Box
@@ -67,12 +75,12 @@ class _Text(NamedTuple):
     """It lies behind a picture of the whole page: the OCR layer of a scan."""
 
 
-def read(path: Path, password: str = "") -> list[LayerPage]:
-    """Return what the file says about every page; nothing if PDFium cannot open it."""
+def read(path: Path, password: str = "") -> Layer:
+    """Return what the file says of itself and of every page; nothing if PDFium cannot open it."""
     try:
         document = pypdfium2.PdfDocument(path, password=password or None)
     except pypdfium2.PdfiumError:
-        return []
+        return Layer()
     found = []
     with closing(document):
         for index in range(len(document)):
@@ -81,7 +89,14 @@ def read(path: Path, password: str = "") -> list[LayerPage]:
                     found.append(_page(page))
             except pypdfium2.PdfiumError:
                 found.append(LayerPage())
-    return found
+        return Layer(_title(document), tuple(found))
+
+
+def _title(document: Any) -> str:
+    try:
+        return " ".join(str(document.get_metadata_value("Title") or "").split())
+    except (pypdfium2.PdfiumError, UnicodeDecodeError):
+        return ""
 
 
 def _page(page: Any) -> LayerPage:
