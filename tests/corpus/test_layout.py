@@ -2,15 +2,10 @@
 
 from collections.abc import Sequence
 
-from ecg_llm.corpus.layout import (
-    Line,
-    Run,
-    body_style,
-    columns,
-    disorder,
+from ecg_llm.corpus.layout import Line, Run, body_style, columns, disorder, lines_of
+from ecg_llm.corpus.structure import (
     entries,
     join_headings,
-    lines_of,
     mark_entries,
     mark_headings,
     titles,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ecg_llm.contracts import Page, PdfEngine, Reading, ReadingError
-from ecg_llm.corpus import layout
+from ecg_llm.corpus import layout, structure
 from ecg_llm.corpus.formats import describe
 from ecg_llm.corpus.salvage import salvage
 
@@ -109,11 +109,11 @@ class LiteparseEngine:
         numbers = range(1, result.total_pages + 1)
         places = {number: _Place(page) for number, page in parsed.items()}
         body = layout.body_style([place.lines for place in places.values()])
-        titles = {number: layout.titles(place.lines, body) for number, place in places.items()}
+        titles = {number: structure.titles(place.lines, body) for number, place in places.items()}
         known = [title for found in titles.values() for title in found]
         styles = {title.style for title in known} - {body}
         ordered = [places[n].ordered if n in places else [] for n in numbers]
-        entries = layout.entries(ordered, body)
+        entries = structure.entries(ordered, body)
         pages: list[Page] = []
         for number in numbers:
             page = parsed.get(number)
@@ -123,11 +123,13 @@ class LiteparseEngine:
             place = places[number]
             markdown = _in_order(path, password, page, place.regions, styles, body)
             markdown = _numbers_checked(path, password, page, markdown)
-            markdown = layout.untable_prose(markdown, place.ordered)
-            markdown = layout.join_headings(markdown, place.lines)
-            markdown = layout.unmark_headings(markdown, place.lines, known, body, first=number == 1)
-            markdown = layout.mark_headings(markdown, titles[number])
-            markdown = layout.mark_entries(markdown, entries[number - 1])
+            markdown = structure.untable_prose(markdown, place.ordered)
+            markdown = structure.join_headings(markdown, place.lines)
+            markdown = structure.unmark_headings(
+                markdown, place.lines, known, body, first=number == 1
+            )
+            markdown = structure.mark_headings(markdown, titles[number])
+            markdown = structure.mark_entries(markdown, entries[number - 1])
             pages.append(judged(markdown, page.complexity.reasons))
         if any(page.unread == "blank" for page in pages):
             pages = second_look(path, password, pages)
