@@ -112,6 +112,16 @@ def test_documents_name_every_file_and_page_not_read_and_what_to_do(tmp_path: Pa
     assert json.loads(pages.stdout)["reason"] == {"-": 2, "blank": 1}
 
 
+def test_a_password_is_named_in_no_error(tmp_path: Path) -> None:
+    assert ecg("init", str(tmp_path / "s")).returncode == 0
+    run = ecg(
+        "documents", "-C", str(tmp_path / "s"), "--set", "documents.passwords={a.pdf: 19871224}"
+    )
+    assert run.returncode == 2
+    assert "quotes" in run.stderr
+    assert "19871224" not in run.stderr + run.stdout
+
+
 def test_init_refuses_to_overwrite_and_checks_paths(tmp_path: Path) -> None:
     assert ecg("init", str(tmp_path)).returncode == 0
     again = ecg("init", str(tmp_path))

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from ecg_llm.contracts import UsageError
+from ecg_llm.records import PassageKind
 from ecg_llm.registry import suggestion
 
 FILE = "study.yaml"
@@ -34,17 +35,17 @@ class Documents(Section):
     engine: str = "liteparse"
     """PDF engine by name (liteparse, pdfium; docling, mineru, opendataloader, pymupdf4llm if
     installed) or "module:attribute"."""
-    timeout: float = 300
+    timeout: float = Field(default=300, gt=0)
     """Seconds after which a file is given up."""
-    memory_mb: int = 2048
+    memory_mb: int = Field(default=2048, ge=128)
     """Memory limit of a reader process, in MiB."""
-    max_mb: int = 1024
+    max_mb: int = Field(default=1024, ge=1)
     """A larger file is not read, in MiB."""
-    workers: int = 0
+    workers: int = Field(default=0, ge=0)
     """Reader processes; 0 means one a core."""
     ocr: Literal["auto", "never"] = "auto"
     """auto: scanned and garbled pages go to ocrmypdf if it is installed."""
-    ocr_seconds: float = 15
+    ocr_seconds: float = Field(default=15, gt=0)
     """Seconds after which the recognition of a page is given up."""
     passwords: dict[str, SecretStr] = {}
     """Glob of paths: the password that opens them; it is shown nowhere."""
@@ -68,7 +69,7 @@ class Passages(Section):
     overlap: int = Field(default=0, ge=0)
     """Units that a passage repeats from the one before."""
     unit: Literal["tokens", "characters"] = "tokens"
-    kinds: tuple[str, ...] = ("body", "abstract", "table", "caption")
+    kinds: tuple[PassageKind, ...] = ("body", "abstract", "table", "caption")
     """Kinds of passages that the index and the writers use."""
 
 
@@ -410,6 +411,8 @@ def _sentence(problem: Any) -> str:
         return f"unknown key {where}{suggestion(places[-1], _known_keys(problem['loc'][:-1]))}"
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"]) + "."
+    if "passwords" in places:
+        return f"{where}: give each password as text in quotes."
     return f"{where}: {problem['msg']} (got {problem['input']!r})."
 
 

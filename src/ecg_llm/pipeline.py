@@ -257,7 +257,8 @@ def read_documents(work: Work, study: config.Study, literature: Path) -> Iterato
     texts.mkdir(exist_ok=True)
     rows = {row.path: row for row in work.made(Document)}
     before, now = work.previous.get("parameters"), reading_parameters(study)
-    if isinstance(before, dict) and {**before, "ocr": ""} == {**now, "ocr": ""}:
+    decide = set(now) - ingest.PER_ROW
+    if isinstance(before, dict) and all(before.get(key) == now[key] for key in decide):
         old = steps.read_table(work.folder / "documents.jsonl", Document)
         rows = {row.path: row for row in old} | rows
     known = {
@@ -298,7 +299,8 @@ def cut_passages(work: Work, study: config.Study, models: "Models") -> Iterator[
     rows = [row for row in documents if row.status in ("ok", "partial")]
     if not rows:
         raise StepError(_nothing_read(documents, study.literature))
-    have = {row.doc_id for row in work.made(Passage)}
+    made = work.made(Passage)
+    have = {row.doc_id for row in made} - {made[-1].doc_id if made else ""}  # it may lack its end
     for done, row in enumerate(rows, start=1):
         if row.doc_id not in have:
             text = read_text(work.folder, row)
@@ -655,7 +657,7 @@ def reading_parameters(study: config.Study) -> dict[str, object]:
 
     settings = study.documents
     command, _ = ocr.command() if settings.ocr == "auto" else ((), "")
-    aside = {"workers", "timeout", "memory_mb", "ocr_seconds", "passwords"}
+    aside = {"workers", "passwords"}
     return {
         **settings.model_dump(mode="json", exclude=aside),
         "passwords": {

@@ -147,8 +147,15 @@ def folder_digest(path: Path, pattern: str = "**/*") -> str:
     for file in sorted(path.glob(pattern)):
         if file.is_file():
             total.update(file.relative_to(path).as_posix().encode("utf-8", "surrogateescape"))
-            total.update(b"\0" + file_digest(file).encode() + b"\n")
+            total.update(b"\0" + _digest_or_not(file).encode() + b"\n")
     return total.hexdigest()
+
+
+def _digest_or_not(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError:
+        return "unreadable"
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -105,6 +105,40 @@ def test_numbers_set_the_levels() -> None:
     assert levels == [2, 3, 2, 2]
 
 
+def test_a_chapter_that_ends_in_a_summary_keeps_its_headings() -> None:
+    body = "The wave of the heart is broad. " * 20
+    page = f"# ECG\n\n## Contents\n\nBasics\n\n## Basics\n\n{body}\n\n## Summary\n\nIt waves."
+    text = clean_pages([page])[0]
+    assert [title for _, _, title in heading_places(text)] == [
+        "ECG",
+        "Contents",
+        "Basics",
+        "Summary",
+    ]
+
+
+def test_what_is_numbered_from_page_to_page_is_text() -> None:
+    pages = [
+        f"# Case {n}\n\nThe patient {n} was well.\n\nMore text of {'abcdef'[n]}.\n\n"
+        f"Diagnosis {n}: left bundle branch block.\n\nPage {n}"
+        for n in range(1, 6)
+    ]
+    made = clean_pages(pages)
+    assert all(f"# Case {n}" in page for n, page in enumerate(made, start=1))
+    assert all(f"Diagnosis {n}:" in page for n, page in enumerate(made, start=1))
+    assert not any("Page" in page for page in made)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["_ " * 4000 + "Date", "- " * 4000 + "cut here", "a" + " " * 60_000 + "b", "**a " * 20_000,
+     "a-" * 60_000, "[" * 30_000, "# x" + "\u205f" * 60_000 + "y", "*" * 50_000],
+)  # fmt: skip
+def test_endless_marks_take_no_endless_time(line: str) -> None:
+    """Each took minutes, or for ever: the suite's own limit would end."""
+    assert clean_pages([f"The wave.\n\n{line}\n\nThe end."])[0].endswith("The end.")
+
+
 def test_names_between_title_and_abstract_are_authors() -> None:
     page = "# The T wave\n\n## A Smith, B Jones\n\n## Some University\n\n## Abstract\n\nIt waves."
     found = sections(clean_pages([page])[0])

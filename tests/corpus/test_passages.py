@@ -111,6 +111,22 @@ def test_a_row_longer_than_the_budget_is_not_cut() -> None:
         assert all(line in text.split("\n") for line in lines)
 
 
+@pytest.mark.parametrize("indent", ["", "  "])
+def test_overlap_does_not_begin_inside_a_row(indent: str) -> None:
+    row = f"{indent}| " + " ".join(f"word{n}" for n in range(60)) + " | 12 ms |"
+    text = f"# Values\n\n{indent}| Wave | Time |\n{indent}|---|---|\n" + "\n".join([row] * 12)
+    settings = config.Passages(tokens=1024, overlap=100, unit="characters")
+    found = cut(document(text), text, words, settings)
+    rows = {line.strip() for line in text.split("\n")}
+    assert len(found) > 3
+    assert {line.strip() for passage in found for line in passage.text.split("\n")} <= rows
+
+
+def test_a_line_of_dots_takes_no_endless_time() -> None:
+    text = "." * 200_000 + "x. The end."
+    assert sentences(text)[-1][1] == len(text)
+
+
 def test_the_paper_s_characters_can_be_configured() -> None:
     settings = config.Passages(tokens=1024, overlap=100, unit="characters")
     found = cut(document(PARAGRAPH), PARAGRAPH, words, settings)

@@ -43,6 +43,9 @@ BREAK_MARKS = "\u00ad\ufffe\x02"
 
 LONG_HEADING = 140
 """Characters beyond which a heading is taken for body text (the longest title met has 133)."""
+PROSE_LINE = 250
+"""Characters from which on a line is a paragraph, not a list of authors or institutes."""
+FRONT_LINES = 60
 EDGE = 2
 """Lines at the top and the bottom of a page among which running lines are looked for."""
 RECURS = 3
@@ -142,6 +145,7 @@ def clean_characters(text: str, soft_hyphen: str = "-") -> str:
     if not text.isascii():
         text = text.translate(CHARACTERS)
         text = re.sub(rf"(?<=\w)[{BREAK_MARKS}][ \t]*\n(?=\w)", "-\n", text)
+        text = re.sub(r"((?:\b\w)|[A-Z\d])\ufffe[ \t]*(?=\w)", r"\1-", text)
         text = re.sub(r"\ufffe[ \t]*(?=\w)", "", text)
         text = re.sub(r"(?<=\w)\u00ad(?=\w)", soft_hyphen, text).replace("\u00ad", "")
         text = unicodedata.normalize("NFC", text)
@@ -280,7 +284,7 @@ def heading_places(text: str) -> list[tuple[int, int, str]]:
         elif not fenced:
             match = HEADING.match(line)
             if match:
-                title = re.sub(r"[*_]{2,}|\s+#+$", "", match[2]).strip()
+                title = re.sub(r"[*_]{2,}|(?<!\s)\s++#++$", "", match[2]).strip()
                 places.append((offset, len(match[1]), title))
             elif blank_before and (bold := re.fullmatch(r"\*\*([^*]{2,80})\*\*:?", line.strip())):
                 after = lines[index + 1] if index + 1 < len(lines) else ""
@@ -363,6 +367,8 @@ def _shape(line: str) -> str:
     bare = line.strip().strip("*_# ").lower()
     if not bare or len(bare) > 120 or line.startswith("|") or re.match(r"[-*_=`]+$", bare):
         return ""
+    if HEADING.match(line) or (bare[-1] in ".!?" and len(bare.split()) > 3):
+        return bare  # "Case 1", "Case 2" ... is content; only the same words again are not
     return re.sub(r"\d+|\b[ivxl]+\b", "#", bare)
 
 
@@ -378,7 +384,9 @@ def _headings_mended(page: str, printed: bool) -> list[str]:
             mended.append(raw)
             continue
         block = _plain(raw.strip("\n"))
-        if re.fullmatch(r"(?:\s*[-*_]\s*){3,}|\s*", block):
+        if re.fullmatch(r"[\s*_-]*", block) and (
+            not block.strip() or len(re.sub(r"\s", "", block)) >= 3
+        ):
             continue
         heading = HEADING.match(block)
         last = mended[-1] if mended else ""
@@ -501,8 +509,11 @@ def _front_demoted(pages: list[list[str]]) -> list[list[str]]:
         return pages
     places = [(index, HEADING.match(line)) for index, line in enumerate(pages[0])]
     titles = [(index, match[2]) for index, match in places if match]
-    for number, (_, title) in enumerate(titles):
+    for number, (at, title) in enumerate(titles):
         if title_kind(title) == "abstract":
+            front = pages[0][titles[0][0] : at]
+            if any(len(line) > PROSE_LINE for line in front) or len(front) > FRONT_LINES:
+                break
             for index, between in titles[1:number]:
                 if not title_kind(between):
                     pages[0][index] = between
@@ -543,7 +554,7 @@ def _is_paragraph(line: str) -> bool:
 
 
 def _tidy(page: str) -> str:
-    page = re.sub(r"[ \t]+$", "", page, flags=re.MULTILINE)
+    page = re.sub(r"(?<![ \t])[ \t]++$", "", page, flags=re.MULTILINE)
     page = re.sub(r"(?<=\S)[ \t]{2,}(?=\S)", " ", page)
     return re.sub(r"\n{3,}", "\n\n", page).strip()
 

@@ -36,8 +36,19 @@ LICENCES = (
         "CC {} {}",
     ),
 )
-RETRIED = ("timeout", "memory", "crashed", "unreadable_file")
+RETRIED = ("timeout", "memory", "crashed", "unreadable_file", "too_large")
 """Reasons that may have gone when the file is read again."""
+PER_ROW = frozenset(
+    ["ocr", "timeout", "memory_mb", "max_mb", "ocr_seconds", "exclude", "tags", "groups",
+     "near_duplicate", "related"]
+)  # fmt: skip
+"""Settings that change single rows: the others are as good as new."""
+FEW_WORDS = 30
+"""Words below which a text must show common words of a language to be of it."""
+STOP_WORDS = {
+    "en": frozenset(["the", "of", "and", "in", "to", "is", "with", "was", "for", "that", "are"]),
+    "de": frozenset(["der", "die", "und", "das", "ist", "mit", "von", "den", "bei", "eine", "zu"]),
+}
 HEAD = 10_000
 """Characters at either end of a text in which a licence is looked for."""
 SEARCHED = 50_000_000
@@ -107,13 +118,22 @@ def find(folder: Path, exclude: Sequence[str] = ()) -> list[Path]:
     """Return every file below a folder, sorted; hidden files and systems' own are no files.
 
     Args:
-        folder: Where to look; links to folders are not followed.
+        folder: Where to look; links to folders are followed, each folder once. A folder that
+            cannot be opened is in the list itself.
         exclude: Globs of relative paths, or of names, to leave out.
     """
     found: list[Path] = []
-    for here, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not _is_noise(name)]
-        found.extend(Path(here, name) for name in names if not _is_noise(name))
+    seen: set[str] = set()
+
+    def closed(error: OSError) -> None:
+        found.append(Path(error.filename))
+
+    for here, folders, names in os.walk(folder, onerror=closed, followlinks=True):
+        real = os.path.realpath(here)
+        folders[:] = [] if real in seen else [name for name in folders if not _is_noise(name)]
+        if real not in seen:
+            found.extend(Path(here, name) for name in names if not _is_noise(name))
+        seen.add(real)
     return sorted(path for path in found if not _matches(_relative(path, folder), exclude))
 
 
@@ -160,17 +180,17 @@ def _read_all(
     files = {_relative(path, folder): path for path in find(folder)}
     meter = _Meter(len(files), progress, remark)
     jobs: list[Job] = []
-    firsts: dict[str, str] = {}
     with ThreadPoolExecutor(settings.workers or os.cpu_count() or 1) as pool:
-        digests = pool.map(_digest, files.values())
+        digests = list(pool.map(_digest, files.values()))
+        firsts = _firsts(list(files), [doc_id for doc_id, _ in digests], settings)
         for (path, file), (doc_id, problem) in zip(files.items(), digests, strict=True):
             job = Job(str(file), path, doc_id, settings)
             row = _row_unread(job, problem, firsts)
             old = known.get(path)
             if row is None and old and old.row.doc_id == doc_id and _holds(old, settings):
-                group = _row(job, "ok").group  # that of an earlier run may be gone
+                fresh = _row(job, "ok")
                 sketch = duplicates.sketch(old.text) if old.text else ()
-                again = old.row.model_copy(update={"group": group})
+                again = old.row.model_copy(update={"group": fresh.group, "tags": fresh.tags})
                 yield meter.passed(old._replace(row=again, sketch=sketch))
             elif row is None:
                 jobs.append(job)
@@ -353,6 +373,7 @@ def document(
     hidden = quality.hidden_spans(
         text, starts, [page.hidden for page in layer], str(reading.quality.get("hidden_text", ""))
     )
+    seen = quality.without(text, hidden)
     records = quality.page_records(
         job.doc_id, raw, pages, unread, [page.text for page in layer],
         recognised, starts, hidden,
@@ -362,8 +383,8 @@ def document(
     return Read(
         row.model_copy(
             update={
-                "title": _title(reading.title, text, job.path, printed=printed),
-                "language": language(text),
+                "title": _title(reading.title, seen, job.path, printed=printed),
+                "language": language(seen),
                 "licence": licence(f"{text[:HEAD]}\n{text[-HEAD:]}", reading.licence),
                 "pages": len(pages),
                 "page_starts": starts if text else (),
@@ -411,8 +432,14 @@ def language(text: str) -> str:
     """Return the ISO 639-1 code of a text's language, or "" if it shows none."""
     from py3langid import classify
 
-    words = " ".join(re.findall(r"[^\W\d_]{2,}", text[:SAMPLE]))
-    code, _ = classify(words) if words else ("zxx", 0.0)
+    words = re.findall(r"[^\W\d_]{2,}", text[:SAMPLE])
+    if len(words) < FEW_WORDS:
+        common = {
+            code: sum(word.lower() in stop for word in words) for code, stop in STOP_WORDS.items()
+        }
+        best = max(common, key=lambda code: common[code])
+        return best if common[best] >= 2 and common[best] >= 2 * min(common.values()) else ""
+    code, _ = classify(" ".join(words))
     return code if len(code) == 2 else ""
 
 
@@ -463,13 +490,31 @@ def _digest(path: Path) -> tuple[str, str]:
         return "", f"{error.strerror or error}; check the file's rights."
 
 
-def _row_unread(job: Job, problem: str, firsts: dict[str, str]) -> Document | None:
+def _firsts(
+    paths: Sequence[str], doc_ids: Sequence[str], settings: config.Documents
+) -> dict[str, str]:
+    """Return, for each content, the path that is read: one that can be, if there is one."""
+
+    def chances(path: str) -> tuple[bool, bool, bool, str]:
+        suffix = PurePosixPath(path).suffix.lower()
+        known = suffix == ".pdf" or suffix in formats.SUFFIXES
+        excluded = _matches(path, settings.exclude)
+        return excluded, not known, not password_of(path, settings), path
+
+    firsts: dict[str, str] = {}
+    for path, doc_id in zip(paths, doc_ids, strict=True):
+        if doc_id and (doc_id not in firsts or chances(path) < chances(firsts[doc_id])):
+            firsts[doc_id] = path
+    return firsts
+
+
+def _row_unread(job: Job, problem: str, firsts: Mapping[str, str]) -> Document | None:
     """Return the row of a file that need not be read, or None for one that must."""
     if _matches(job.path, job.settings.exclude):
         return _row(job, "excluded", "by_pattern")
     if problem:
         return _row(job, "unreadable", "unreadable_file", problem)
-    if firsts.setdefault(job.doc_id, job.path) != job.path:
+    if firsts[job.doc_id] != job.path:
         return _row(job, "duplicate", "same_content", f"The same as {firsts[job.doc_id]}.")
     return None
 

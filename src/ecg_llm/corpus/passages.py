@@ -8,6 +8,7 @@ from itertools import accumulate
 from ecg_llm import config
 from ecg_llm.contracts import TokenCounter
 from ecg_llm.corpus.clean import HEADING, Section, page_at, sections
+from ecg_llm.corpus.quality import without
 from ecg_llm.records import Document, Passage
 
 ABBREVIATIONS = frozenset(
@@ -38,7 +39,7 @@ OPENERS = frozenset(
     """,
     )
 )
-STOP = re.compile(r"[.!?…]+[\"'”’»«)\]]*(?=\s)|[。！？]")
+STOP = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’»«)\]]*+(?=\s)|[。！？]")
 NEXT = re.compile(r"\s+[\"'“„‘«(\[*_]*(?:[^\W\d_]?[A-ZÄÖÜÀ-ÝΑ-Ω]|\d|[βα][A-Z]|§)")
 MONTHS = frozenset(
     re.findall(
@@ -92,9 +93,10 @@ def cut(
         settings: Budget, overlap and unit.
     """
     ruler = _Ruler(text, count, settings)
+    gone = _hidden_spans(document)
     spans = [
         (part, hidden, span)
-        for part, hidden in _visible(_merged(text), _hidden_spans(document))
+        for part, hidden in _visible(_merged(without(text, gone)), gone)
         for span in ruler.spans(part.start, part.end)
     ]
     joined = [text[start:end] for _, _, (start, end) in spans if ruler.cuts_words(start, end)]
@@ -209,7 +211,8 @@ class _Ruler:
         sentence = bisect_left(self._sentences, start)
         if sentence < len(self._sentences) and self._sentences[sentence] < last:
             return self._sentences[sentence]
-        return start
+        begin = self._words[self._sentences[sentence - 1]][0] if sentence else 0
+        return last if self._text.startswith("|", begin) else start
 
 
 def _merged(text: str) -> list[Section]:
@@ -257,7 +260,7 @@ def _visible(
 def _blocks(text: str) -> Iterator[tuple[int, int]]:
     """Yield (start, end) of every paragraph, heading, table row and list item."""
     alone: Callable[[str], object] = re.compile(
-        r"#{1,6}\s|\||```|\s*[-*+•]\s|\s*\d{1,3}[.)]\s"
+        r"#{1,6}\s|\s*\||```|\s*[-*+•]\s|\s*\d{1,3}[.)]\s"
     ).match
     begin = end = offset = 0
     closed = True
@@ -272,7 +275,7 @@ def _blocks(text: str) -> Iterator[tuple[int, int]]:
             if begin >= end or closed:
                 begin = left
             end = offset + len(line.rstrip())
-        if bare and (line.startswith(("#", "|", "```"))):
+        if bare and (line.startswith(("#", "```")) or bare.startswith("|")):
             yield begin, end
             begin = end
         closed = begin >= end

@@ -252,6 +252,7 @@ def _liteparse(
         output_format="markdown",
         image_mode="off",
         extract_links=False,
+        keep_headers_footers=True,  # it takes first lines for headers; clean.py compares the pages
         include_complexity=crop is None,
         continue_on_page_error=True,
         emit_word_boxes=False,

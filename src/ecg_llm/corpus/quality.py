@@ -114,7 +114,7 @@ def set_aside(text: str, starts: Sequence[int], hidden: Sequence[Span]) -> tuple
     """Return the stretches of a text that are no content, one for each heading or hidden text."""
     found: list[SetAside] = []
     last = ("", "")
-    for section in sections(text):
+    for section in sections(without(text, hidden)):
         told = (section.kind, section.headings[-1] if section.headings else "")
         if section.kind in CONTENT:
             last = ("", "")
@@ -164,6 +164,13 @@ def hidden_spans(
     return tuple(merged)
 
 
+def without(text: str, hidden: Sequence[Span]) -> str:
+    """Return a text with blanks in place of what nobody sees: every offset stays."""
+    for start, end in hidden:
+        text = text[:start] + re.sub(r"\S", " ", text[start:end]) + text[end:]
+    return text
+
+
 def _found(text: str, hidden: Sequence[str], begin: int, end: int) -> Iterator[Span]:
     """Yield where texts stand in text[begin:end], whatever marks and spaces stand in between.
 
@@ -182,6 +189,8 @@ def _found(text: str, hidden: Sequence[str], begin: int, end: int) -> Iterator[S
         for start, stop in spans[-times:]:
             while stop < end and not text[stop].isalnum() and not text[stop].isspace():
                 stop += 1
+            marks = re.search(r"^[#*_ ]*\Z", text[begin:start].rsplit("\n", 1)[-1])
+            start -= len(marks[0]) if marks else 0  # a hidden heading goes with its marks
             yield start, stop
 
 
