@@ -55,6 +55,18 @@ def test_columns_are_read_one_after_the_other_below_what_spans_them() -> None:
     assert columns(lines_of(column(LEFT, 30)), WIDTH, HEIGHT) == []
 
 
+def test_three_columns_are_read_one_after_the_other() -> None:
+    narrow = [
+        run(f"Column {place} line {n} of it", LEFT + 165 * place, 100 + 12 * n, width=150)
+        for n in range(30)
+        for place in range(3)
+    ]
+    regions = columns(lines_of(narrow), WIDTH, HEIGHT)
+    assert [region.lines[0].text for region in regions] == [
+        "Column 0 line 0 of it", "Column 1 line 0 of it", "Column 2 line 0 of it",
+    ]  # fmt: skip
+
+
 def test_disorder_counts_lines_that_are_not_where_they_belong() -> None:
     lines = page()
     regions = columns(lines, WIDTH, HEIGHT)

@@ -43,9 +43,10 @@ BREAK_MARKS = "\u00ad\ufffe\x02"
 
 LONG_HEADING = 140
 """Characters beyond which a heading is taken for body text (the longest title met has 133)."""
-PROSE_LINE = 250
-"""Characters from which on a line is a paragraph, not a list of authors or institutes."""
-FRONT_LINES = 60
+PROSE = re.compile(r"(?:\b[a-zäöüß]+\b[ ,]+){6}")
+"""Six words in small letters: a sentence, not names and institutes."""
+FOOT = re.compile(r"(?:page|seite|p\.) ?\d+$|.*\b(?:issn|doi)\b.*\d", re.IGNORECASE)
+"""A line at the edge of a page, however large its type."""
 EDGE = 2
 """Lines at the top and the bottom of a page among which running lines are looked for."""
 RECURS = 3
@@ -350,7 +351,7 @@ def _with_authors(text: str, found: list[Section]) -> list[Section]:
             for before in range(index):
                 part = found[before]
                 body = re.sub(r"^#.*$", "", text[part.start : part.end], flags=re.MULTILINE)
-                prose = re.search(r"(?:\b[a-zäöüß]+\b[ ,]+){6}", body)
+                prose = PROSE.search(body)
                 first = part.kind == "body" and part.headings == found[0].headings
                 if first and body.strip() and not prose and len(body) < 2500:
                     found[before] = part._replace(kind="authors")
@@ -367,6 +368,8 @@ def _shape(line: str) -> str:
     bare = line.strip().strip("*_# ").lower()
     if not bare or len(bare) > 120 or line.startswith("|") or re.match(r"[-*_=`]+$", bare):
         return ""
+    if FOOT.match(bare):
+        return re.sub(r"\d+|\b[ivxl]+\b", "#", bare)
     if HEADING.match(line) or (bare[-1] in ".!?" and len(bare.split()) > 3):
         return bare  # "Case 1", "Case 2" ... is content; only the same words again are not
     return re.sub(r"\d+|\b[ivxl]+\b", "#", bare)
@@ -446,6 +449,7 @@ def _is_body(title: str) -> bool:
         or letters < 2
         or letters * 2 < len(title.replace(" ", ""))
         or bool(CAPTION.match(title))
+        or bool(FOOT.match(title))
         or bool(re.match(r"\[\d+\]|[-•*]\s|\d{3,}\s", title))
         or (title[0].islower() and not re.match(r"[a-z]{1,2}[A-Z]", title))
         or bool(re.search(r"[,;]$|\S@\S|https?://|www\.", title))
@@ -512,7 +516,7 @@ def _front_demoted(pages: list[list[str]]) -> list[list[str]]:
     for number, (at, title) in enumerate(titles):
         if title_kind(title) == "abstract":
             front = pages[0][titles[0][0] : at]
-            if any(len(line) > PROSE_LINE for line in front) or len(front) > FRONT_LINES:
+            if any(PROSE.search(line) for line in front):
                 break
             for index, between in titles[1:number]:
                 if not title_kind(between):

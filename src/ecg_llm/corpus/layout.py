@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Container, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
 Style = tuple[str, float]
@@ -110,25 +111,24 @@ def body_style(pages: Sequence[Sequence[Line]]) -> Style:
 
 
 def columns(lines: Sequence[Line], width: float, height: float) -> list[Region]:
-    """Return the regions of a two-column page in reading order; empty for any other page.
+    """Return the regions of a page of two or three columns in reading order; none for any other.
 
-    Lines over both columns (a title, a wide table) divide the page into bands; the columns of a
-    band are read one after the other.
+    Lines over several columns (a title, a wide table) divide the page into bands; the columns of
+    a band are read one after the other.
     """
-    split = _gutter(lines, width)
-    if split is None:
+    splits = _gutters(lines, width)
+    if not splits:
         return []
     regions: list[Region] = []
-    for top, bottom, full in _bands(lines, split, height):
+    for top, bottom, full in _bands(lines, splits, height):
         inside = [line for line in lines if top - 1 <= line.y < bottom - 1]
         upper, lower = max(top - 2, 0) / height, max(height - bottom, 0) / height
-        left = [line for line in inside if line.right <= split]
-        right = [line for line in inside if line.x >= split]
         if full:
             regions.append(_region((upper, 0.0, lower, 0.0), inside))
-        else:
-            regions.append(_region((upper, 1 - split / width, lower, 0.0), left))
-            regions.append(_region((upper, 0.0, lower, split / width), right))
+            continue
+        for left, right in pairwise((0.0, *splits, width)):
+            box = (upper, 1 - right / width, lower, left / width)
+            regions.append(_region(box, [line for line in inside if _within(line, left, right)]))
     return [region for region in regions if region.lines]
 
 
@@ -266,34 +266,63 @@ def letters_of(text: str) -> str:
     return SIGNS.sub("", text).lower()
 
 
-def _gutter(lines: Sequence[Line], width: float) -> float | None:
-    """Return where the gap between two columns lies, or None if the page has one column."""
+def _gutters(lines: Sequence[Line], width: float) -> tuple[float, ...]:
+    """Return where the gaps between two or three columns lie; none if the page has one column."""
     words = [line for line in lines if len(line.text) > 15]
-    best: tuple[int, float] | None = None
-    for step in range(35, 66):
-        at = width * step / 100
-        crossing = sum(line.x < at - 1 and line.right > at + 1 for line in words)
-        if best is None or (crossing, abs(at - width / 2)) < (best[0], abs(best[1] - width / 2)):
-            best = (crossing, at)
-    if best is None:
-        return None
-    crossing, at = best
-    left = [line for line in words if line.right <= at + 1 and line.right - line.x > 0.2 * width]
-    right = [line for line in words if line.x >= at - 1 and line.right - line.x > 0.2 * width]
-    sides = min(len(left), len(right))
-    if sides < COLUMN_LINES or crossing > sides:
-        return None
-    low = max((line.right for line in left), default=at)
-    high = min((line.x for line in right), default=at)
+    thirds = (_gap(words, width, 26, 42), _gap(words, width, 58, 74))
+    for splits, least in ((thirds, PROSE / 2), ((_gap(words, width, 35, 65),), PROSE)):
+        sides = [
+            [
+                line
+                for line in words
+                if _within(line, left, right) and line.right - line.x > least * width
+            ]
+            for left, right in pairwise((0.0, *splits, width))
+        ]
+        fewest = min(map(len, sides))
+        crossing = sum(
+            any(line.x < at - 1 < at + 1 < line.right for at in splits) for line in words
+        )
+        if fewest >= COLUMN_LINES and crossing <= fewest:
+            return tuple(
+                _between(left, right, at)
+                for (left, right), at in zip(pairwise(sides), splits, strict=True)
+            )
+    return ()
+
+
+def _gap(words: Sequence[Line], width: float, first: int, last: int) -> float:
+    """Return where the fewest lines are crossed, nearest to the middle of first % and last %."""
+    middle = width * (first + last) / 200
+
+    def crossed(at: float) -> tuple[int, float]:
+        return sum(line.x < at - 1 and line.right > at + 1 for line in words), abs(at - middle)
+
+    return min((width * step / 100 for step in range(first, last + 1)), key=crossed)
+
+
+def _between(left: Sequence[Line], right: Sequence[Line], at: float) -> float:
+    """Return the middle of the gap between two columns."""
+    low, high = max(line.right for line in left), min(line.x for line in right)
     return (low + high) / 2 if high > low else at
 
 
-def _bands(lines: Sequence[Line], split: float, height: float) -> list[tuple[float, float, bool]]:
-    """Return (top, bottom, whether lines run over both columns) from the top of the page on."""
-    full = sorted((line.y, line.y + line.height) for line in lines if line.x < split < line.right)
+def _within(line: Line, left: float, right: float) -> bool:
+    return line.x >= left - 1 and line.right <= right + 1
+
+
+def _bands(
+    lines: Sequence[Line], splits: Sequence[float], height: float
+) -> list[tuple[float, float, bool]]:
+    """Return (top, bottom, whether lines run over columns) from the top of the page on."""
+    full = sorted(
+        (line.y, line.y + line.height)
+        for line in lines
+        if any(line.x < split < line.right for split in splits)
+    )
     merged: list[list[float]] = []
     for top, bottom in full:
-        if merged and _is_thin(lines, split, merged[-1][1], top):
+        if merged and _is_thin(lines, splits, merged[-1][1], top):
             merged[-1][1] = max(merged[-1][1], bottom)
         else:
             merged.append([top, bottom])
@@ -307,8 +336,8 @@ def _bands(lines: Sequence[Line], split: float, height: float) -> list[tuple[flo
     return [*bands, (at, height, False)] if at < height else bands
 
 
-def _is_thin(lines: Sequence[Line], split: float, top: float, bottom: float) -> bool:
-    """Tell whether too little stands between two wide lines to be two columns."""
+def _is_thin(lines: Sequence[Line], splits: Sequence[float], top: float, bottom: float) -> bool:
+    """Tell whether too little stands between two wide lines to be columns."""
     inside = [line for line in lines if top - 1 <= line.y < bottom - 1]
-    left = sum(line.right <= split for line in inside)
+    left = sum(line.right <= splits[0] for line in inside)
     return min(left, len(inside) - left) < 2
