@@ -55,9 +55,10 @@ def test_what_is_set_aside_names_its_heading_and_pages() -> None:
     )
     text += "\n\n[2] Older.\n\n## Funding\n\nNone."
     starts = (0, text.index("[2]"))
+    hidden = (text.index("Premature"), text.index("Premature") + 9)
     parts = [
         (part.kind, part.heading, part.page_from, part.page_to)
-        for part in set_aside(text, starts, [(5, 9)])
+        for part in set_aside(text, starts, [hidden])
     ]
     assert parts == [
         ("authors", "A study", 1, 1), ("references", "References", 1, 2),
