@@ -180,6 +180,30 @@ def test_columns_that_the_engine_mixes_are_read_one_by_one(made: Callable[..., P
     assert places[0] >= 0
 
 
+def test_running_heads_go_and_first_lines_that_look_alike_stay(made: Callable[..., Path]) -> None:
+    def page(number: int) -> Callable[[Canvas], None]:
+        def draw(canvas: Canvas) -> None:
+            canvas.setFont("Helvetica", 9)
+            canvas.drawString(72, 815, "The journal of waves, volume 3")
+            canvas.drawString(300, 20, f"Page {number}")
+            canvas.setFont("Helvetica", 11)
+            for line in range(12):
+                canvas.drawString(
+                    72,
+                    730 - 16 * line,
+                    f"Lead {line}: the amplitude was {number}.{line} mV in all.",
+                )
+
+        return draw
+
+    for count in (2, 5):
+        pages = pdf.LiteparseEngine().read(made(*map(page, range(1, count + 1)))).pages
+        for number, read in enumerate(pages, start=1):
+            assert "journal" not in read.markdown
+            assert "Page" not in read.markdown
+            assert all(f"was {number}.{line} mV" in read.markdown for line in range(12))
+
+
 def test_numbers_above_each_other_with_a_rule_between_are_no_fraction(
     made: Callable[..., Path],
 ) -> None:

@@ -10,6 +10,8 @@ from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
+from ecg_llm.corpus.clean import NUMBERED
+
 Style = tuple[str, float]
 """Font name, and size to half a point."""
 Box = tuple[float, float, float, float]
@@ -32,6 +34,9 @@ SAMPLE = 20
 PROSE = 0.2
 """Share of the page's width from which on a line is prose, not a label or a cell."""
 SIGNS = re.compile(r"[\W_]+")
+MARGIN = 0.09
+"""Share of a page's height above and below which its running lines stand."""
+NUMERALS = re.compile(r"\d+|\b[ivxl]+\b")
 TITLE = 1.3
 """Times the size of the body from which on a line is a title."""
 INDENT = 6.0
@@ -108,6 +113,53 @@ def body_style(pages: Sequence[Sequence[Line]]) -> Style:
         for line in lines:
             counts[line.style] += len(line.text)
     return counts.most_common(1)[0][0] if counts else ("", 0.0)
+
+
+def running(
+    pages: Sequence[Sequence[Line]], heights: Sequence[float], body: Style
+) -> list[list[Line]]:
+    """Return, for each page, its running heads and feet, page numbers among them.
+
+    They stand in the margin, at the same height and, but for numbers, in the same words on two
+    pages of two or three, and on three of more. "7.3 Chapter review" in heading type is none.
+    """
+
+    def is_heading(line: Line) -> bool:
+        return bool(NUMBERED.match(line.text)) and (line.bold or line.style[1] > body[1])
+
+    edges = [
+        [
+            line
+            for line in lines
+            if not MARGIN * height < line.y < (1 - MARGIN) * height and not is_heading(line)
+        ]
+        for lines, height in zip(pages, heights, strict=True)
+    ]
+    counts = Counter(place for lines in edges for place in {_running_place(line) for line in lines})
+    least = 2 if len(pages) < 4 else 3
+    return [[line for line in lines if counts[_running_place(line)] >= least] for lines in edges]
+
+
+def without_lines(markdown: str, lines: Sequence[Line]) -> str:
+    """Return a page's Markdown without these lines at its edges: the first and the last such words.
+
+    Args:
+        markdown: Of the page.
+        lines: Running heads and feet.
+    """
+    for line in lines:
+        words = r"\s+".join(map(re.escape, line.text.split()))
+        found = list(
+            re.finditer(rf"(?:^[#*_ ]+)?(?<!\w){words}(?!\w)[*_]*", markdown, re.MULTILINE)
+        )
+        if found:
+            spot = min(found, key=lambda spot: min(spot.start(), len(markdown) - spot.end()))
+            markdown = markdown[: spot.start()] + markdown[spot.end() :]
+    return re.sub(r"\n{3,}", "\n\n", markdown)
+
+
+def _running_place(line: Line) -> tuple[int, str]:
+    return round(line.y / 4), NUMERALS.sub("#", line.text.lower())
 
 
 def columns(lines: Sequence[Line], width: float, height: float) -> list[Region]:

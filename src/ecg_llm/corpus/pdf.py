@@ -114,6 +114,17 @@ class LiteparseEngine:
         styles = {title.style for title in known} - {body}
         ordered = [places[n].ordered if n in places else [] for n in numbers]
         entries = structure.entries(ordered, body)
+        heads = dict(
+            zip(
+                places,
+                layout.running(
+                    [place.lines for place in places.values()],
+                    [page.height for page in parsed.values()],
+                    body,
+                ),
+                strict=True,
+            )
+        )
         pages: list[Page] = []
         for number in numbers:
             page = parsed.get(number)
@@ -123,6 +134,7 @@ class LiteparseEngine:
             place = places[number]
             markdown = _in_order(path, password, page, place.regions, styles, body)
             markdown = _numbers_checked(path, password, page, markdown)
+            markdown = layout.without_lines(markdown, heads[number])
             markdown = structure.untable_prose(markdown, place.ordered)
             markdown = structure.join_headings(markdown, place.lines)
             markdown = structure.unmark_headings(
@@ -252,7 +264,7 @@ def _liteparse(
         output_format="markdown",
         image_mode="off",
         extract_links=False,
-        keep_headers_footers=True,  # it takes first lines for headers; clean.py compares the pages
+        keep_headers_footers=True,  # it takes first lines of text for them: layout.running tells
         include_complexity=crop is None,
         continue_on_page_error=True,
         emit_word_boxes=False,
