@@ -3,9 +3,10 @@
     python benchmarks/corpus.py ../shared
     python benchmarks/corpus.py ../shared --only cinc --detail
 
-Truth and papers lie in the folder named (docs/how-to/benchmarks.md); the key of the papers'
-headings is benchmarks/keys/cinc.json. Peers are timed in the same run if they are installed:
-pip install rapidfuzz pymupdf4llm (AGPL-3.0). Prints a table; exit code 1 if a target is missed.
+The folder named holds literature/ (the PDFs), truth/ (the Markdown behind those of TRUTH) and
+hostile/ (broken PDFs); the key of the papers' headings is benchmarks/keys/cinc.json. Needs
+`pip install rapidfuzz`; PyMuPDF4LLM (pip install 'pymupdf>=2', AGPL-3.0) is timed in the same run
+if it is installed. Prints a table; exit code 1 if a target is missed.
 """
 
 import argparse
