@@ -22,11 +22,11 @@ def test_a_document_of_which_only_some_passages_were_kept_is_cut_again(tmp_path:
 
     def cut(done: list[Passage]) -> set[str]:
         work = Work(tmp_path, list(done), tmp_path, lambda done, total: None, {})
-        made = [row for row in pipeline.cut_passages(work, study, models)]
+        made = list(pipeline.cut_passages(work, study, models))
         return {row.key[0] for row in [*done, *made]}
 
     work = Work(tmp_path, [], tmp_path, lambda done, total: None, {})
-    whole = [row for row in pipeline.cut_passages(work, study, models)]
+    whole = list(pipeline.cut_passages(work, study, models))
     passages = [row for row in whole if isinstance(row, Passage)]
     assert len(passages) == 27
     for kept in (1, 9, 12, 18, 20):
