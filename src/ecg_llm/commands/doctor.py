@@ -11,6 +11,7 @@ import psutil
 
 from ecg_llm import config, privacy
 from ecg_llm.contracts import EcgLlmError
+from ecg_llm.records import OCR_REMEDY
 
 
 class Check(NamedTuple):
@@ -61,22 +62,23 @@ def _gpu() -> Check:
 
 
 def _ocr() -> Check:
-    have = shutil.which("tesseract") and (
-        shutil.which("ocrmypdf") or importlib.util.find_spec("ocrmypdf")
-    )
+    from ecg_llm.corpus import ocr
+
+    have = bool(ocr.command()[0])
     return Check(
         True if have else None,
         "OCR",
         "ocrmypdf and tesseract" if have else "not installed",
-        "for scans: apt install tesseract-ocr tesseract-ocr-deu ghostscript, "
-        "pip install 'ecg-llm[ocr]'",
+        f"for scans: {OCR_REMEDY}",
     )
 
 
 def _study(folder: Path) -> list[Check]:
+    from ecg_llm.corpus.ingest import find
+
     study = config.load(folder)
     literature = folder / study.literature
-    files = sum(path.is_file() for path in literature.rglob("*")) if literature.is_dir() else 0
+    files = len(find(literature)) if literature.is_dir() else 0
     checks = [Check(files > 0, "literature", f"{files} files in {literature}", "put papers there")]
     for name, model in study.models.items():
         if isinstance(model, config.ApiModelConfig):

@@ -47,6 +47,8 @@ PROSE = re.compile(r"(?:\b[a-zäöüß]+\b[ ,]+){6}")
 """Six words in small letters: a sentence, not names and institutes."""
 FOOT = re.compile(r"(?:page|seite|p\.) ?\d+$|.*\b(?:issn|doi)\b.*\d", re.IGNORECASE)
 """A line at the edge of a page, however large its type."""
+NUMERALS = re.compile(r"\d+|\b[ivxl]+\b")
+"""What differs from page to page in a running line."""
 EDGE = 2
 """Lines at the top and the bottom of a page among which running lines are looked for."""
 RECURS = 3
@@ -368,11 +370,10 @@ def _shape(line: str) -> str:
     bare = line.strip().strip("*_# ").lower()
     if not bare or len(bare) > 120 or line.startswith("|") or re.match(r"[-*_=`]+$", bare):
         return ""
-    if FOOT.match(bare):
-        return re.sub(r"\d+|\b[ivxl]+\b", "#", bare)
-    if HEADING.match(line) or (bare[-1] in ".!?" and len(bare.split()) > 3):
+    text = HEADING.match(line) or (bare[-1] in ".!?" and len(bare.split()) > 3)
+    if text and not FOOT.match(bare):
         return bare  # "Case 1", "Case 2" ... is content; only the same words again are not
-    return re.sub(r"\d+|\b[ivxl]+\b", "#", bare)
+    return NUMERALS.sub("#", bare)
 
 
 def _headings_mended(page: str, printed: bool) -> list[str]:

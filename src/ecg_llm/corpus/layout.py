@@ -10,7 +10,7 @@ from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from ecg_llm.corpus.clean import NUMBERED
+from ecg_llm.corpus.clean import NUMBERED, NUMERALS
 
 Style = tuple[str, float]
 """Font name, and size to half a point."""
@@ -36,7 +36,6 @@ PROSE = 0.2
 SIGNS = re.compile(r"[\W_]+")
 MARGIN = 0.09
 """Share of a page's height above and below which its running lines stand."""
-NUMERALS = re.compile(r"\d+|\b[ivxl]+\b")
 TITLE = 1.3
 """Times the size of the body from which on a line is a title."""
 INDENT = 6.0
