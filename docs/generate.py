@@ -26,7 +26,8 @@ SILENT = {
     "questions.jsonl": "expert questions on the handbook",
     "prompts": "prompt texts: data, not code",
     "configs": "presets of study.yaml",
-    "templates": "the report's page",
+    "templates": "files with places to fill",
+    "patterns.toml": "verbs, word lists and sentence shapes: data, not code",
     "handbook": "the ECG handbook (CC BY 4.0)",
     "decisions": "why things are as they are",
     "how-to": "one task a page",
@@ -34,7 +35,8 @@ SILENT = {
 }
 """What files and folders are that cannot say it themselves."""
 COMMANDS = (
-    "run", "documents", "pages", "passages", "questions", "train", "index", "answers", "scores",
+    "run", "documents", "pages", "passages", "splits", "questions", "questions export",
+    "questions import", "train", "index", "answers", "scores",
     "scores parse", "estimates", "report", "init", "demo", "status", "show", "doctor", "plugins",
     "search", "ask", "compare", "rate import", "rate export",
 )  # fmt: skip

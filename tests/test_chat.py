@@ -4,6 +4,7 @@ import signal
 import socket
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -208,15 +209,90 @@ def test_a_schema_is_sent_and_given_up_once_for_a_server_without_schemas():
     with FakeServer(echo) as server:
         ApiModel(settings(server)).generate([ask("a")], Decoding(), SCHEMA)
         assert server.requests[0]["response_format"]["json_schema"]["schema"] == SCHEMA
-    with FakeServer(echo, rejects_schema=True) as server:
+    with FakeServer(echo, rejects=["response_format"]) as server:
         model = ApiModel(settings(server, concurrency=1))
         replies = model.generate([ask("a"), ask("b"), ask("c")], Decoding(), SCHEMA)
         assert [reply.status for reply in replies] == ["ok"] * 3
-        assert ["response_format" in body for body in server.requests] == [True] + [False] * 3
+        formats = [body.get("response_format", {}).get("type") for body in server.requests]
+        assert formats == ["json_schema", "json_object", None, None, None]
+
+
+def test_a_server_that_knows_json_but_no_schemas_is_asked_for_json():
+    with FakeServer(echo, rejects=["json_schema"]) as server:
+        model = ApiModel(settings(server, concurrency=1))
+        model.generate([ask("a"), ask("b")], Decoding(), SCHEMA)
+        formats = [body["response_format"]["type"] for body in server.requests]
+        assert formats == ["json_schema", "json_object", "json_object"]
+
+
+@pytest.mark.parametrize("names", [("temperature",), ("seed", "top_p")])
+def test_a_parameter_that_the_server_refuses_by_name_is_left_out(names):
+    """Reasoning models take no temperature, some gateways no seed."""
+    with FakeServer(echo, rejects=names) as server:
+        model = ApiModel(settings(server, concurrency=1))
+        replies = model.generate([ask("a"), ask("b")], Decoding(temperature=0.5, top_p=0.9))
+        assert [reply.status for reply in replies] == ["ok"] * 2
+        assert len(server.requests) == 2 + len(names)
+        assert not set(names) & set(server.requests[-1])
+        assert server.requests[-1]["messages"] == ask("b")
+
+
+@pytest.mark.parametrize("fault", ["cut", "broken"])
+def test_a_body_that_is_no_completion_is_asked_for_again(fault, monkeypatch):
+    monkeypatch.setattr(chat, "PAUSE", 0.01)
+    with FakeServer(echo, fault=lambda number, body: fault if number == 2 else "") as server:
+        model = ApiModel(settings(server, concurrency=1))
+        replies = model.generate([ask("a"), ask("b")], Decoding())
+        assert [reply.text for reply in replies] == ["echo: a", "echo: b"]
+        assert len(server.requests) == 3
+
+
+def test_a_stalled_request_is_asked_again_and_then_a_row(tmp_path):
+    with FakeServer(
+        echo, fault=lambda number, body: "stall" if body["messages"] == ask("b") else ""
+    ) as server:
+        model = ApiModel(settings(server, timeout=0.2, concurrency=2), tmp_path / "cache.sqlite")
+        good, bad = model.generate([ask("a"), ask("b")], Decoding())
+        assert good.text == "echo: a"
+        assert (bad.status, bad.attempts) == ("error", 4)
+        assert "timed out" in bad.reason
+        asked = len(server.requests)
+        assert asked == 5
+        model.generate([ask("a")], Decoding())
+        assert len(server.requests) == asked
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+         {"type": "text", "text": "B"}],
+        "<think>A? No.</think>B",
+        "<thought>A?</thought>\n\nB",
+        "<|channel|>analysis<|message|>A? No.<|end|><|start|>assistant<|channel|>final<|message|>B",
+        "<seed:think>A</seed:think>B",
+    ],
+)  # fmt: skip
+def test_thoughts_in_whatever_shape_are_no_part_of_the_reply(content):
+    with FakeServer(lambda messages, body: content) as server:
+        (reply,) = ApiModel(settings(server)).generate([ask("a")], Decoding())
+    assert (reply.text, reply.status) == ("B", "ok")
+
+
+def test_replies_are_yielded_as_they_come():
+    def slow_first(messages, body):
+        time.sleep(0.3 if messages[-1]["content"] == "0" else 0)
+        return messages[-1]["content"]
+
+    with FakeServer(slow_first) as server:
+        model = ApiModel(settings(server, concurrency=4))
+        places = [place for place, _ in model.replies([ask(str(i)) for i in range(4)], Decoding())]
+    assert sorted(places) == [0, 1, 2, 3]
+    assert places[-1] == 0
 
 
 def test_another_bad_request_is_an_error_row_and_keeps_the_schema():
-    with FakeServer(echo, fail_first=2, fail_status=400) as server:
+    with FakeServer(echo, fail_first=3, fail_status=400) as server:
         model = ApiModel(settings(server))
         (reply,) = model.generate([ask("a")], Decoding(), SCHEMA)
         assert reply.status == "error"
@@ -281,3 +357,12 @@ def test_counts_of_tokens_are_upper_estimates():
     assert model.count_tokens(["", "abcd", text])[:2] == [0, 2]
     assert model.count_tokens([text])[0] >= len(text.split())
     assert chat.CHARACTERS_PER_TOKEN == 3
+
+
+def test_several_models_may_open_one_new_cache_at_once(tmp_path):
+    with FakeServer(echo) as server, ThreadPoolExecutor(8) as pool:
+        for n in range(10):
+            place = tmp_path / f"{n}.sqlite"
+            models = [ApiModel(settings(server, revision=str(i)), place) for i in range(8)]
+            asked = [pool.submit(m.generate, [ask("a")], Decoding()) for m in models]
+            assert all(future.result()[0].text == "echo: a" for future in asked)

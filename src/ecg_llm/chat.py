@@ -1,9 +1,12 @@
 """Chat with any OpenAI-compatible server: retries, one reply cache, structured output."""
 
 import json
+import random
 import re
 import sqlite3
 import threading
+import time
+from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing, contextmanager
@@ -19,10 +22,23 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
 RETRIES = 3
-THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL)
-THOUGHT_WITHOUT_START = re.compile(r"\A.*</think(?:ing)?>", re.DOTALL)
+PAUSE = 0.5
+"""Seconds before the first retry of a reply that is no completion; doubled each time."""
+THOUGHT = re.compile(
+    r"<(?P<tag>think(?:ing)?|thought|reasoning|seed:think)>.*?(?:</(?P=tag)>|\Z)", re.DOTALL
+)
+THOUGHT_WITHOUT_START = re.compile(
+    r"\A.*(?:</(?:think(?:ing)?|thought|reasoning|seed:think)>|<\|channel\|>final<\|message\|>)",
+    re.DOTALL,
+)
+OPENINGS = 200
+"""Times that a cache which others are opening is tried, 50 ms apart."""
 CHARACTERS_PER_TOKEN = 3
 """English medical text has about 4 a token, German 3; fewer makes the estimate an upper one."""
+FORMS = ("json_schema", "json_object", "")
+"""What a server is asked to enforce; one that refuses gets the next."""
+DISPENSABLE = ("temperature", "top_p", "seed")
+"""Parameters that some servers refuse by name, and do without."""
 
 
 @dataclass
@@ -35,6 +51,8 @@ class Usage:
     tokens_out: int = 0
     cost: float = 0.0
     """In the currency of price_in and price_out."""
+    seconds: float = 0.0
+    """Summed over the requests, of which several run at once."""
 
 
 class ApiModel:
@@ -51,13 +69,14 @@ class ApiModel:
         self._lock = threading.Lock()
         self._reached = False
         self._lost = 0
-        self._enforces_schema = True
         self._limit = "max_tokens"
+        self._form = 0
+        self._refused: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
-        """model@revision; the address is no part of it, so that a server may move."""
-        return "@".join(filter(None, (self.settings.model, self.settings.revision)))
+        """model@revision."""
+        return self.settings.name
 
     def generate(
         self,
@@ -65,12 +84,22 @@ class ApiModel:
         decoding: Decoding,
         schema: Mapping[str, object] | None = None,
     ) -> list[Reply]:
-        """Return one reply a prompt, in order, asking only for those that the cache lacks.
+        """Return one reply a prompt, in order; see `replies`."""
+        found = dict(self.replies(prompts, decoding, schema))
+        return [found[place] for place in range(len(prompts))]
+
+    def replies(
+        self,
+        prompts: Sequence[Messages],
+        decoding: Decoding,
+        schema: Mapping[str, object] | None = None,
+    ) -> Iterator[tuple[int, Reply]]:
+        """Yield (place of the prompt, its reply) as the replies come, those in the cache first.
 
         Timeouts, lost connections and the statuses 408, 409, 429 and 5xx are tried three times
-        more; after that the reply has status "error" and is not kept in the cache. A reply cut
-        at max_tokens is "truncated", one withheld by a filter or refused is "refused", one
-        without text is an "error". Thinking text is removed.
+        more, with jitter; after that the reply has status "error" and is not kept in the cache. A
+        reply cut at max_tokens is "truncated", one withheld by a filter or refused is "refused",
+        one without text is an "error". Thinking text is removed.
 
         Raises:
             ServerError: the server cannot be reached, refuses the key, does not know the model,
@@ -78,19 +107,25 @@ class ApiModel:
             EgressError: the study does not allow this host.
             UsageError: the variable named by key_env is not set.
         """
-        keys = [self._key(messages, decoding, schema) for messages in prompts]
-        wanted = dict(zip(keys, prompts, strict=True))
+        places: dict[str, list[int]] = defaultdict(list)
+        for place, messages in enumerate(prompts):
+            places[self._key(messages, decoding, schema)].append(place)
         with _open_cache(self._cache) as cache:
-            replies = {key: reply for key in wanted if (reply := cache.get(key))}
-            self.usage.cached += len(replies)
-            missing = [key for key in wanted if key not in replies]
-            if missing:
-                with closing(self._ask_all(missing, wanted, decoding, schema)) as asked:
-                    for key, reply in asked:
-                        replies[key] = reply
-                        if reply.status != "error":
-                            cache.put(key, self.name, reply)
-        return [replies[key] for key in keys]
+            missing = []
+            for key, same in places.items():
+                if reply := cache.get(key):
+                    self.usage.cached += 1
+                    yield from ((place, reply) for place in same)
+                else:
+                    missing.append(key)
+            if not missing:
+                return
+            wanted = {key: prompts[places[key][0]] for key in missing}
+            with closing(self._ask_all(wanted, decoding, schema)) as asked:
+                for key, reply in asked:
+                    if reply.status != "error":
+                        cache.put(key, self.name, reply)
+                    yield from ((place, reply) for place in places[key])
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return an upper estimate of each text's tokens: one for every three characters."""
@@ -104,7 +139,6 @@ class ApiModel:
 
     def _ask_all(
         self,
-        keys: Sequence[str],
         prompts: Mapping[str, Messages],
         decoding: Decoding,
         schema: Mapping[str, object] | None,
@@ -115,7 +149,8 @@ class ApiModel:
             pool = ThreadPoolExecutor(self.settings.concurrency, "chat")
             stack.callback(pool.shutdown, cancel_futures=True)
             futures = {
-                pool.submit(self._ask, client, prompts[key], decoding, schema): key for key in keys
+                pool.submit(self._ask, client, messages, decoding, schema): key
+                for key, messages in prompts.items()
             }
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -140,28 +175,34 @@ class ApiModel:
         """Return the server's reply to one prompt, or an error reply that says what failed."""
         import openai
 
-        try:
-            completion = self._request(client, messages, decoding, schema)
-        except openai.APIConnectionError as error:
-            self._raise_if_refused(error)
-            return self._failure(_reason(error), reached=isinstance(error, openai.APITimeoutError))
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            key = self.settings.key_env or "key_env, which study.yaml leaves empty"
-            raise ServerError(
-                f"{self.settings.base_url} refused the key ({error.status_code}); check {key}."
-            ) from error
-        except openai.NotFoundError as error:
-            raise ServerError(
-                f"{self.settings.base_url} answered 404 for the model {self.settings.model!r}; "
-                "check the model's name and that base_url ends as the server wants (often /v1)."
-            ) from error
-        except openai.APIStatusError as error:
-            if error.status_code == 429 or error.status_code >= 500:
-                return self._failure(_reason(error), reached=True)
-            return Reply("", "error", _reason(error))
-        except (openai.APIError, ValueError) as error:
-            return self._failure(_reason(error), reached=True)
-        return self._reply(completion)
+        for attempt in range(RETRIES + 1):
+            started = time.monotonic()
+            try:
+                completion = self._request(client, messages, decoding, schema)
+                return self._reply(completion, time.monotonic() - started)
+            except openai.APIConnectionError as error:
+                self._raise_if_refused(error)
+                reached = isinstance(error, openai.APITimeoutError)
+                return self._failure(_reason(error), reached=reached)
+            except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+                key = self.settings.key_env or "key_env, which study.yaml leaves empty"
+                raise ServerError(
+                    f"{self.settings.base_url} refused the key ({error.status_code}); check {key}."
+                ) from error
+            except openai.NotFoundError as error:
+                raise ServerError(
+                    f"{self.settings.base_url} answered 404 for the model "
+                    f"{self.settings.model!r}; check the model's name and that base_url ends as "
+                    "the server wants (often /v1)."
+                ) from error
+            except openai.APIStatusError as error:
+                if error.status_code == 429 or error.status_code >= 500:
+                    return self._failure(_reason(error), reached=True)
+                return Reply("", "error", _reason(error), attempts=RETRIES + 1)
+            except (openai.APIError, ValueError) as error:
+                reason = _reason(error)  # status 200, but no completion: the client tries once
+            time.sleep(PAUSE * 2**attempt * random.uniform(0.5, 1))
+        return self._failure(reason, reached=True)
 
     def _request(
         self,
@@ -170,38 +211,44 @@ class ApiModel:
         decoding: Decoding,
         schema: Mapping[str, object] | None,
     ) -> Any:
-        """Send one request; what the server does not know is left out once and for all."""
+        """Send one request; what the server refuses is left out, for good once that has helped."""
         import openai
 
-        structured = schema is not None and self._enforces_schema
-        limit = self._limit
-        body: dict[str, Any] = {
-            "model": self.settings.model,
-            "messages": [dict(message) for message in messages],
-            "temperature": decoding.temperature,
-            "seed": decoding.seed,
-            limit: decoding.max_tokens,
-        }
-        if decoding.top_p != 1.0:  # some servers refuse temperature and top_p together
-            body["top_p"] = decoding.top_p
-        if structured:
-            named = {"name": "reply", "strict": True, "schema": dict(schema or {})}
-            body["response_format"] = {"type": "json_schema", "json_schema": named}
-        try:
-            return client.chat.completions.create(**body)
-        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            if limit == "max_tokens" and "max_completion_tokens" in str(error):
-                self._limit = "max_completion_tokens"
-                return self._request(client, messages, decoding, schema)
-            if not structured:
-                raise
-            # Only a server that takes the same request without the schema lacks schemas.
-            del body["response_format"]
-            completion = client.chat.completions.create(**body)
-            self._enforces_schema = False
+        limit, refused = self._limit, self._refused
+        form = self._form if schema is not None else len(FORMS) - 1
+        while True:
+            body: dict[str, Any] = {
+                "model": self.settings.model,
+                "messages": [dict(message) for message in messages],
+                "temperature": decoding.temperature,
+                "seed": decoding.seed,
+                limit: decoding.max_tokens,
+            }
+            if decoding.top_p != 1.0:  # some servers refuse temperature and top_p together
+                body["top_p"] = decoding.top_p
+            if FORMS[form]:
+                body["response_format"] = _response_format(FORMS[form], schema or {})
+            for name in refused:
+                body.pop(name, None)
+            try:
+                completion = client.chat.completions.create(**body)
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                named = {name for name in DISPENSABLE if name in body and _names(error, name)}
+                if limit == "max_tokens" and _names(error, "max_completion_tokens"):
+                    limit = "max_completion_tokens"
+                elif named:
+                    refused = refused | named
+                elif FORMS[form]:
+                    form += 1
+                else:
+                    raise
+                continue
+            self._limit, self._refused = limit, refused
+            if schema is not None:
+                self._form = form
             return completion
 
-    def _reply(self, completion: Any) -> Reply:
+    def _reply(self, completion: Any, seconds: float) -> Reply:
         """Return what a completion holds, with its usage counted."""
         import openai
 
@@ -216,6 +263,7 @@ class ApiModel:
             self._reached = True
             self._lost = 0
             self.usage.requests += 1
+            self.usage.seconds += seconds
             self.usage.tokens_in += tokens_in
             self.usage.tokens_out += tokens_out
             self.usage.cost += (
@@ -224,7 +272,7 @@ class ApiModel:
         if not completion.choices:
             return Reply("", "error", "the reply holds no choice", tokens_in, tokens_out)
         choice = completion.choices[0]
-        text = without_thinking(choice.message.content or "")
+        text = without_thinking(_text(choice.message.content))
         if choice.message.refusal or choice.finish_reason == "content_filter":
             reason = choice.message.refusal or "withheld by the server's content filter"
             return Reply(text, "refused", reason, tokens_in, tokens_out)
@@ -250,7 +298,7 @@ class ApiModel:
                 f"{self.settings.base_url} failed {lost} requests in a row ({reason}); run again "
                 "when it is well: the replies so far are kept."
             )
-        return Reply("", "error", reason)
+        return Reply("", "error", reason, attempts=RETRIES + 1)
 
     @staticmethod
     def _raise_if_refused(error: BaseException) -> None:
@@ -263,8 +311,27 @@ class ApiModel:
 
 
 def without_thinking(text: str) -> str:
-    """Return the text without <think> parts; an unclosed one reaches to the end."""
+    """Return the text without the thoughts before it; an unclosed one reaches to the end."""
     return THOUGHT_WITHOUT_START.sub("", THOUGHT.sub("", text)).strip()
+
+
+def _text(content: object) -> str:
+    """Return the text of a message, which some servers send as a list with thoughts in it."""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else ""
+    parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
+    return "".join(str(part.get("text", "")) for part in parts)
+
+
+def _response_format(form: str, schema: Mapping[str, object]) -> dict[str, object]:
+    if form == "json_object":
+        return {"type": form}
+    return {"type": form, form: {"name": "reply", "strict": True, "schema": dict(schema)}}
+
+
+def _names(error: Exception, parameter: str) -> bool:
+    """Return whether an error speaks of this parameter."""
+    return re.search(rf"\b{parameter}\b", str(error)) is not None
 
 
 def _reason(error: Exception) -> str:
@@ -308,7 +375,7 @@ def _open_cache(path: Path | None) -> Iterator[_Cache]:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
+            _use_wal(connection)
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, model TEXT, reply TEXT)"
@@ -319,3 +386,17 @@ def _open_cache(path: Path | None) -> Iterator[_Cache]:
             f"The reply cache {path} cannot be used ({error}); delete it, or free space, and run "
             "again."
         ) from error
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch to write-ahead logging; SQLite itself does not wait for others that do the same."""
+    for _ in range(OPENINGS):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise
+            time.sleep(0.05)
+        else:
+            return
+    connection.execute("PRAGMA journal_mode=WAL")

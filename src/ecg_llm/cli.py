@@ -19,7 +19,7 @@ STEPS = {
     "documents": "Read every file of the literature folder.",
     "pages": "Gather how far each page of each document can be trusted.",
     "passages": "Cut the documents into passages with exact offsets and pages.",
-    "questions": "Write questions, check them, import yours, split by document.",
+    "splits": "Place every document on one side of the split, frozen once drawn.",
     "train": "Train nano models and adapters on the train split.",
     "index": "Bring the retrieval index up to the passages.",
     "answers": "Ask every arm every question of the tested splits.",
@@ -36,8 +36,14 @@ app = typer.Typer(
     help="From a folder of medical literature to evidence: which adaptation of an open-weight "
     "language model should you deploy? Not a medical device.",
 )
+questions_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 scores_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 rate_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(
+    questions_app,
+    name="questions",
+    help="Write, check, import and place questions; `questions export` and `import`.",
+)
 app.add_typer(scores_app, name="scores", help="Score every answer; `scores parse` reads letters.")
 app.add_typer(rate_app, name="rate", help="Ratings by people: import and export.")
 
@@ -104,6 +110,8 @@ def run(
         )
     elif to == "report":
         _print_summary(study)
+    elif to == "questions":
+        _print_questions(study)
     elif to in _JSON:
         _print_step(study, to)
 
@@ -135,6 +143,105 @@ def _step_command(name: str) -> Callable[..., None]:
 
 for _name in STEPS:
     app.command(_name)(_step_command(_name))
+
+
+@questions_app.callback()
+def questions(
+    context: typer.Context,
+    study: StudyFolder = Path(),
+    overrides: Overrides = None,
+    limit: Limit = None,
+    retry: Retry = False,
+    preview: Annotated[
+        int, typer.Option(help="Show what this many windows give, and what all would take.")
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Write questions, check them, import yours, split by document, look for leaks."""
+    if context.invoked_subcommand:
+        return
+    if preview:
+        _preview(study, overrides, preview, as_json)
+        return
+    _run(study, "contamination", overrides, limit, retry=retry)
+    if as_json:
+        console.figures(_questions(study))
+    else:
+        _print_questions(study)
+
+
+def _preview(folder: Path, overrides: Sequence[str] | None, count: int, as_json: bool) -> None:
+    from ecg_llm.commands import questions as asked
+
+    if count < 1:
+        raise UsageError(f"--preview takes a number of at least 1, not {count}.")
+    _run(folder, "passages", overrides, None, quiet=True)
+    _, settings, models = _bound(folder, overrides, None)
+    with _guarded(settings), console.progress("preview"):
+        found = asked.preview(folder, settings, models, count)
+    if as_json:
+        console.figures(asked.preview_figures(found))
+        return
+    for line in asked.story(found):
+        console.out(line)
+    kept = sum(row.status == "kept" for _, _, rows in found.samples for row in rows)
+    written = sum(len(rows) for _, _, rows in found.samples)
+    console.say(f"{kept} of {written} questions kept. The study has {found.windows:,} windows.")
+    if found.requests:
+        console.say(
+            f"All of them: about {found.requests:,} requests, {found.tokens:,} tokens"
+            + (f", cost {found.cost:,.2f}" if found.cost else "")
+            + (f", {console.duration(found.seconds)}" if found.seconds else "")
+            + ". Nothing is stored but the replies: the run does not ask for these again."
+        )
+
+
+@questions_app.command("export")
+def questions_export(
+    target: Annotated[Path, typer.Argument(help="FILE.xlsx or .csv for people, else a folder.")],
+    form: Annotated[
+        str, typer.Option(help="chat, alpaca, sharegpt, dataset, lm-eval or inspect.")
+    ] = "",
+    where: Annotated[
+        list[str] | None, typer.Option(help="column=value, like split=test; repeatable.")
+    ] = None,
+    study: StudyFolder = Path(),
+) -> None:
+    """Write the questions as a sheet for experts, or in the form of another tool."""
+    from ecg_llm import config
+    from ecg_llm.commands import questions as asked
+
+    for sentence in asked.export(study, config.load(study), target, form, where or []):
+        console.say(sentence)
+
+
+@questions_app.command("import")
+def questions_import(
+    file: Annotated[Path, typer.Argument(help="The sheet that came back, .xlsx or .csv.")],
+    by: Annotated[str, typer.Option(help="Who made the changes; goes into the trail.")],
+    study: StudyFolder = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Bring an expert's corrections back: ids stay, who changed what is kept."""
+    from ecg_llm.commands import questions as asked
+
+    outcome = asked.bring_back(study, file, by)
+    if as_json:
+        changed = [row.model_dump(mode="json") for row in outcome.revisions]
+        console.figures({**outcome._asdict(), "revisions": changed})
+    else:
+        console.out(f"questions changed: {len({row.question_id for row in outcome.revisions}):,}")
+        console.out(f"questions unchanged: {outcome.unchanged:,}")
+        if outcome.ignored:
+            console.out(f"columns not used: {', '.join(outcome.ignored)}")
+        if outcome.problems:
+            console.out(f"not taken over: {len(outcome.problems):,}")
+        for problem in outcome.problems:
+            console.out(f"  {problem}")
+        if outcome.revisions:
+            console.say("`ecg-llm run` makes what rests on them anew.")
+    if outcome.problems:
+        raise typer.Exit(1)
 
 
 @scores_app.callback()
@@ -622,11 +729,33 @@ def _estimates(folder: Path) -> dict[str, Any]:
     return {"count": len(rows), "estimates": [row.model_dump(mode="json") for row in rows]}
 
 
+def _questions(folder: Path) -> dict[str, Any]:
+    from ecg_llm.commands import questions as asked
+
+    return asked.summary(folder)
+
+
+def _print_questions(folder: Path) -> None:
+    """Print the figures of the questions: one table a list, the rest as lines."""
+    found = _questions(folder)
+    for label, value in found.items():
+        if isinstance(value, list) and value:
+            columns = [name for name, cell in value[0].items() if not isinstance(cell, Mapping)]
+            rows = [[row[name] for name in columns] for row in value]
+            console.table([name.replace("_", " ") for name in columns], rows, title=label)
+        elif isinstance(value, Mapping) and value:
+            console.out(f"{label}: " + ", ".join(f"{key} {n:,}" for key, n in value.items()))
+        elif value:
+            console.out(f"{label}: {value:,}")
+
+
 _JSON: Mapping[str, Callable[[Path], dict[str, Any]]] = {
     "documents": _documents,
     "pages": _counted("pages", "status", "reason"),
     "passages": _passages,
-    "questions": _counted("questions", "status", "split", "reason"),
+    "splits": _counted("splits", "split", "why"),
+    "questions": _questions,
+    "contamination": _counted("contamination", "subset", "kind", "against"),
     "train": _counted("training", "adapter"),
     "index": _passages,
     "answers": _counted("answers", "arm", "status"),

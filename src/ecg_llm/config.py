@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_args
 
 import yaml
 from pydantic import (
@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from ecg_llm.contracts import UsageError
-from ecg_llm.records import PassageKind
+from ecg_llm.records import CheckName, Difficulty, PassageKind, QuestionType
 from ecg_llm.registry import suggestion
 
 FILE = "study.yaml"
@@ -51,8 +51,6 @@ class Documents(Section):
     """Glob of paths: the password that opens them; it is shown nowhere."""
     near_duplicate: float = Field(default=0.95, gt=0, le=1)
     """Share of common word sequences from which on a document is a duplicate; 1: never."""
-    related: float = Field(default=0.5, gt=0, le=1)
-    """Share from which on two documents stay on one side of a split; 1: never."""
     exclude: tuple[str, ...] = ()
     """Globs of paths to leave out."""
     tags: dict[str, tuple[str, ...]] = {}
@@ -77,7 +75,7 @@ class ImportedSet(Section):
     """A question file of the user's own."""
 
     path: str
-    """JSON lines, JSON or CSV; relative to the study folder; "handbook" is the bundled one."""
+    """JSON lines, JSON, CSV or XLSX, relative to the study folder; "handbook": the bundled one."""
     name: str = ""
     """Name of the set; default: the file's stem."""
     split: Literal["auto", "test", "test_seen", "train", "val"] = "auto"
@@ -86,6 +84,9 @@ class ImportedSet(Section):
     """Field: value or values that a row must have to be used."""
     limit: int | None = None
     """Use a seeded sample of this many rows."""
+    key_from: Literal[0, 1] | None = None
+    """What the first option is counted as where the file gives right options by number; to be set
+    where the file itself does not show it."""
 
 
 class Splits(Section):
@@ -96,17 +97,44 @@ class Splits(Section):
     test: float | tuple[str, ...] = 0.1
     seen: float = Field(default=0.1, ge=0, lt=1)
     """Share of the passages of train documents held back for test_seen."""
+    tags: dict[str, Literal["train", "val", "test"]] = {}
+    """Tag of documents: the split that they all go to, like {essential: train}."""
+    related: float = Field(default=0.2, gt=0, le=1)
+    """Share of the shorter document's 8-word runs that occur in the other, from which on the two
+    stay on one side; 1: never."""
+
+
+class Checks(Section):
+    """How written questions are checked, beyond what is always checked."""
+
+    similarity: float = Field(default=0.5, ge=0, le=1)
+    """Least cosine between question and answer and the sentences of the source closest to them; 0:
+    off."""
+    duplicate: float = Field(default=0.95, gt=0, le=1)
+    """Cosine from which on two questions with the same numbers say the same; 1: off."""
+    model: str = ""
+    """Entry of models that checks every written question; empty: none."""
+    passes: tuple[CheckName, ...] = ("grounded", "closed_book", "options_only")
+    """grounded: is the answer right by the source. closed_book and options_only: is it found
+    without the source, and without even the question."""
+    max_tokens: int = 1024
 
 
 class Questions(Section):
     """Who writes questions, and which are kept."""
 
     writer: Literal["extractive", "llm"] = "extractive"
-    model: str = ""
-    """Entry of models that writes, for writer: llm."""
+    model: str | tuple[str, ...] = ""
+    """Entry of models that writes, for writer: llm; several share the windows."""
     kinds: tuple[Literal["open", "choice"], ...] = ("open", "choice")
     per_window: int = Field(default=3, ge=1)
-    """Questions of each kind asked for per window of passages."""
+    """Questions of each kind asked for per window, dealt to its passages."""
+    types: tuple[QuestionType, ...] = get_args(QuestionType)
+    """Types of questions that a language model is asked for, spread evenly."""
+    difficulties: tuple[Difficulty, ...] = get_args(Difficulty)
+    joined: float = Field(default=0, ge=0, le=1)
+    """Windows of two distant passages of one document, for questions that join facts, per ordinary
+    window; for writer: llm."""
     window: int = Field(default=1024, ge=1)
     """Consecutive passages of a document are joined up to this many tokens."""
     limit: int | None = None
@@ -115,8 +143,16 @@ class Questions(Section):
     """Language of the questions; text: that of the passage."""
     max_tokens: int = 4096
     temperature: float = 0.1
+    checks: Checks = Checks()
     split: Splits = Splits()
+    revisions: tuple[str, ...] = ("revisions/*.jsonl",)
+    """What people changed, as `ecg-llm questions import` keeps it; relative to the study folder."""
     imports: tuple[ImportedSet, ...] = ()
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """Return the entries of models that write."""
+        return (self.model,) if isinstance(self.model, str) else self.model
 
 
 class LocalModelConfig(Section):
@@ -160,6 +196,11 @@ class ApiModelConfig(Section):
     price_in: float = 0.0
     """Per million tokens, for the cost shown."""
     price_out: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """model@revision; the address is no part of it, so that a server may move."""
+        return "@".join(filter(None, (self.model, self.revision)))
 
 
 class ExtractiveModelConfig(Section):
@@ -313,7 +354,13 @@ class Study(Section):
         for name, judge in self.scores.judges.items():
             wanted.append((f"scores.judges.{name}.model", judge.model, self.models, "models"))
         if self.questions.writer == "llm":
-            wanted.append(("questions.model", self.questions.model, self.models, "models"))
+            for model in self.questions.writers:
+                wanted.append(("questions.model", model, self.models, "models"))
+        elif self.questions.joined:
+            raise ValueError("questions.joined needs a language model: set questions.writer to llm")
+        if self.questions.checks.model:
+            model = self.questions.checks.model
+            wanted.append(("questions.checks.model", model, self.models, "models"))
         for pair in self.estimates.comparisons:
             wanted.extend(("estimates.comparisons", arm, self.arms, "arms") for arm in pair)
         for where, value, known, section in wanted:
@@ -322,6 +369,9 @@ class Study(Section):
                     f"{where} names {value!r}, which is not in {section}"
                     + suggestion(value, list(known))
                 )
+        writers = self.questions.writers
+        if len(writers) > 1 and any(self.models[name].kind != "api" for name in writers):
+            raise ValueError("questions.model: only models of kind api write side by side")
         for name, arm in self.arms.items():
             if arm.adapter and self.adapters[arm.adapter].model != arm.model:
                 raise ValueError(

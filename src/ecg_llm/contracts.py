@@ -8,7 +8,7 @@ EcgLlmError
 └── MissingPackage    an optional package is needed; names the pip line
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict, runtime_checkable
@@ -86,6 +86,8 @@ class Reply:
     reason: str = ""
     tokens_in: int = 0
     tokens_out: int = 0
+    attempts: int = 1
+    """Requests it took; a failure has had all that it gets."""
 
 
 class Likelihood(NamedTuple):
@@ -114,6 +116,14 @@ class ChatModel(Protocol):
         `schema` is a JSON schema that the reply should satisfy; a model that cannot
         enforce it replies as it can, and the caller parses strictly.
         """
+
+    def replies(
+        self,
+        prompts: Sequence[Messages],
+        decoding: Decoding,
+        schema: Mapping[str, object] | None = None,
+    ) -> Iterator[tuple[int, Reply]]:
+        """Yield (place of the prompt, its reply) as the replies come; else as `generate`."""
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each text, or an upper estimate."""
@@ -182,6 +192,17 @@ class Answerer(Protocol):
         """Return one answer a task, in order; a failure is an Answer with status "error"."""
 
 
+class Window(NamedTuple):
+    """What one draft is written from."""
+
+    passages: tuple[Passage, ...]
+    """Of one document, in order."""
+    joined: bool = False
+    """The passages stand apart, and a question is to join facts of both."""
+    number: int = 0
+    """Place among the document's windows of this sort: the plan of its questions goes by it."""
+
+
 @runtime_checkable
 class Writer(Protocol):
     """Windows of passages to drafts of questions."""
@@ -190,8 +211,8 @@ class Writer(Protocol):
     def name(self) -> str:
         """Writer or model, with version."""
 
-    def write(self, windows: Sequence[Sequence[Passage]]) -> list[Draft]:
-        """Return the drafts of each window; a failure is a Draft with status "error"."""
+    def write(self, windows: Sequence[Window]) -> Iterator[Draft]:
+        """Yield one draft a window and kind as they come; a failure has status "error"."""
 
 
 @runtime_checkable

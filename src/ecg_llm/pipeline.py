@@ -1,17 +1,17 @@
 """Read this first: the steps of a study in order, each with its inputs and its function.
 
-    PDFs -> documents -> passages -> drafts -> questions -> (adapters) -> answers -> scores
-         -> estimates -> report
+    PDFs -> documents -> passages -> splits -> drafts -> checks -> questions -> contamination
+         -> (adapters) -> answers -> scores -> estimates -> report
 
 A stage is a folder of pure functions from rows to rows; here they meet, and only in tables.
 Stages are imported inside the functions, so that a command loads only what it runs.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 from ecg_llm import config, privacy, registry, steps, store
 from ecg_llm.contracts import (
@@ -27,14 +27,18 @@ from ecg_llm.contracts import (
 from ecg_llm.records import (
     DOCUMENT_REASONS,
     Answer,
+    Check,
     Document,
     Draft,
     Estimate,
     Judgement,
+    Overlap,
     PageQuality,
     Passage,
+    Placement,
     Question,
     Rating,
+    Revision,
     Row,
     Score,
     Training,
@@ -43,7 +47,9 @@ from ecg_llm.steps import Step, Work
 
 if TYPE_CHECKING:
     from ecg_llm.answer.retrieve import HybridIndex
-    from ecg_llm.embed import SentenceEmbedder
+    from ecg_llm.chat import ApiModel, Usage
+    from ecg_llm.embed import SentenceEmbedder, WatchedEmbedder
+    from ecg_llm.local import LocalModel
 
 TESTED = ("test", "test_seen")
 """The splits that arms are scored on."""
@@ -52,7 +58,9 @@ TESTED = ("test", "test_seen")
 def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Step]:
     """Return every step of this study, in order."""
     literature = folder / study.literature
-    imports = [import_path(imported, folder) for imported in study.questions.imports]
+    questions = study.questions
+    imports = [import_path(imported, folder) for imported in questions.imports]
+    revisions = files_of(folder, questions.revisions)
     documents = reading_parameters(study)
     made = [
         Step(
@@ -85,30 +93,72 @@ def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Ste
             },
         ),
         Step(
+            "splits",
+            lambda work: draw_splits(work, study),
+            "splits.jsonl",
+            Placement,
+            inputs=("documents", "passages"),
+            parameters={
+                **questions.split.model_dump(mode="json", exclude={"seen"}),
+                "kinds_of_passages": study.passages.kinds,
+                "seed": study.seed,
+            },
+        ),
+        Step(
             "drafts",
             lambda work: write_drafts(work, study, models),
             "drafts.jsonl",
             Draft,
             inputs=("passages",),
             parameters={
-                **study.questions.model_dump(mode="json", exclude={"split", "imports"}),
+                **questions.model_dump(
+                    mode="json", exclude={"split", "checks", "imports", "revisions", "model"}
+                ),
                 "kinds_of_passages": study.passages.kinds,
-                "model": _identity(study, study.questions.model),
+                "models": [_identity(study, name) for name in questions.writers],
+                "seed": study.seed,
+            },
+        ),
+        Step(
+            "checks",
+            lambda work: check_drafts(work, study, models),
+            "checks.jsonl",
+            Check,
+            inputs=("passages", "drafts"),
+            parameters={
+                **questions.checks.model_dump(mode="json"),
+                "model": _identity(study, questions.checks.model),
+                "language": questions.language,
+                "embedder": study.index.embedder,
                 "seed": study.seed,
             },
         ),
         Step(
             "questions",
-            lambda work: check_questions(work, study, imports),
+            lambda work: make_questions(work, study, models, imports, revisions),
             "questions.jsonl",
             Question,
-            inputs=("documents", "passages", "drafts"),
-            files=tuple(imports),
+            inputs=("documents", "passages", "splits", "drafts", "checks"),
+            files=(*imports, *revisions),
             parameters={
-                **study.questions.model_dump(
-                    mode="json", include={"split", "imports", "kinds", "language"}
-                ),
+                "seen": questions.split.seen,
+                "imports": [imported.model_dump(mode="json") for imported in questions.imports],
+                "kinds": questions.kinds,
+                "language": questions.language,
+                "checks": questions.checks.model_dump(mode="json"),
+                "embedder": study.index.embedder,
                 "seed": study.seed,
+            },
+        ),
+        Step(
+            "contamination",
+            lambda work: find_contamination(work, study, models),
+            "contamination.jsonl",
+            Overlap,
+            inputs=("passages", "splits", "questions"),
+            parameters={
+                "kinds_of_passages": study.passages.kinds,
+                "embedder": study.index.embedder,
             },
         ),
         *_training_steps(study, models),
@@ -125,7 +175,7 @@ def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Ste
         *_answer_steps(study, models),
         *_judgement_steps(study, models),
     ]
-    ratings = tuple(sorted(path for glob in study.scores.ratings for path in folder.glob(glob)))
+    ratings = files_of(folder, study.scores.ratings)
     made += [
         Step(
             "scores",
@@ -158,6 +208,11 @@ def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Ste
     return made
 
 
+def files_of(folder: Path, globs: Sequence[str]) -> tuple[Path, ...]:
+    """Return the files that these globs find, sorted."""
+    return tuple(sorted({path for glob in globs for path in folder.glob(glob)}))
+
+
 def _training_steps(study: config.Study, models: "Models") -> list[Step]:
     """Return a step for each nano model and each adapter, and the one that joins their tables."""
     found = []
@@ -169,7 +224,7 @@ def _training_steps(study: config.Study, models: "Models") -> list[Step]:
                     _bound(train_nano, study, name, models),
                     f"parts/training/{name}.jsonl",
                     Training,
-                    inputs=("documents", "passages", "questions"),
+                    inputs=("passages", "splits", "questions"),
                     parameters={**model.model_dump(mode="json"), "seed": study.seed},
                     products=(f"models/{name}",),
                 )
@@ -183,7 +238,7 @@ def _training_steps(study: config.Study, models: "Models") -> list[Step]:
                 _bound(train_adapter, study, name, models),
                 f"parts/training/{name}.jsonl",
                 Training,
-                inputs=("documents", "passages", "questions", *needs),
+                inputs=("passages", "splits", "questions", *needs),
                 parameters={
                     **adapter.model_dump(mode="json", exclude={"report_to", "save_steps"}),
                     "base": _identity(study, adapter.model),
@@ -308,49 +363,112 @@ def cut_passages(work: Work, study: config.Study, models: "Models") -> Iterator[
         work.progress(done, len(rows))
 
 
+def draw_splits(work: Work, study: config.Study) -> Iterator[Row]:
+    """Place every document on one side of the split; what was drawn before stays."""
+    from ecg_llm.questions.splitting import placing
+
+    yield from placing.placements(
+        work.table(Document),
+        usable(work.table(Passage), study),
+        study.questions.split,
+        study.seed,
+        steps.read_table(work.folder / "splits.jsonl", Placement),
+    )
+
+
 def write_drafts(work: Work, study: config.Study, models: "Models") -> Iterator[Row]:
-    """Have the writer ask about every window of passages."""
-    from ecg_llm.questions import generate
-    from ecg_llm.questions.extractive import ExtractiveWriter
+    """Have the writers ask about every window of passages."""
+    from ecg_llm.questions.writing import generate, windows
+
+    made = windows.windows(usable(work.table(Passage), study), study.questions, study.seed)
+    done = {row.draft_id for row in work.made(Draft)}
+    writers = models.writers(work.table(Passage), done)
+    total = len(made) * len(study.questions.kinds)
+    for number, draft in enumerate(generate.write_together(writers, made), start=1):
+        yield draft
+        work.progress(len(done) + number, total)
+        work.remark(models.spent())
+
+
+def check_drafts(work: Work, study: config.Study, models: "Models") -> Iterator[Row]:
+    """Have the checking model, if there is one, look at every question that was written."""
+    from ecg_llm.questions.checking import checks
+
+    settings = study.questions.checks
+    if not settings.model:
+        return
+    yield from checks.checks(
+        verified(work, study, models),
+        work.table(Passage),
+        models.chat(settings.model),
+        study.questions,
+        Decoding(settings.max_tokens, seed=study.seed),
+        done={row.key for row in work.done},
+        progress=work.progress,
+    )
+
+
+def make_questions(
+    work: Work,
+    study: config.Study,
+    models: "Models",
+    imports: Sequence[Path],
+    revisions: Sequence[Path],
+) -> Iterator[Row]:
+    """Check what was written, add imported sets and people's corrections, and place it all."""
+    from ecg_llm.questions.checking import checks, twins, verify
+    from ecg_llm.questions.exchange import importing, revise
+    from ecg_llm.questions.splitting import split
 
     settings = study.questions
-    passages = usable(work.table(Passage), study)
-    windows = generate.windows(passages, settings, study.seed)
-    if settings.writer == "extractive":
-        yield from ExtractiveWriter(settings, study.seed, passages).write(windows)
-        work.progress(len(windows), len(windows))
-        return
-    model = models.chat(settings.model)
-    decoding = Decoding(settings.max_tokens, settings.temperature, seed=study.seed)
-    writer: Writer = generate.LlmWriter(model, settings, decoding)
-    have = {(row.passage_ids, row.kind) for row in work.made(Draft)}
-    left = [
-        window
-        for window in windows
-        if any((tuple(p.passage_id for p in window), kind) not in have for kind in settings.kinds)
-    ]
-    for start in range(0, len(left), 16):
-        yield from writer.write(left[start : start + 16])
-        work.progress(len(windows) - len(left) + start + 16, len(windows))
-
-
-def check_questions(work: Work, study: config.Study, imports: Sequence[Path]) -> Iterator[Row]:
-    """Check what was written, add the imported sets, and split by document."""
-    from ecg_llm.questions import importing, split, verify
-
     documents = work.table(Document)
-    written = verify.questions(work.table(Draft), work.table(Passage), study.questions, study.seed)
     imported = [
         question
-        for path, settings in zip(imports, study.questions.imports, strict=True)
-        for question in importing.read_set(path, settings, documents, study.seed)
+        for path, of_set in zip(imports, settings.imports, strict=True)
+        for question in importing.read_set(path, of_set, documents, study.seed)
     ]
+    written = checks.applied(verified(work, study, models), work.table(Check))
+    changes = [row for path in revisions for row in steps.read_table(path, Revision)]
+    rows, problems = revise.applied([*written, *imported], changes)
+    work.notes += problems
+    vectors = twins.Vectors.of(
+        models.watched_embedder(work),
+        (text for row in rows if row.status == "kept" for text in twins.texts_of(row)),
+    )
+    cosine = settings.checks.duplicate
+    written = [row for row in rows if row.set == verify.SET]
+    imported = [row for row in rows if row.set != verify.SET]
     yield from split.assign(
-        [*written, *imported],
+        [*verify.without_imports(written, imported, vectors, cosine), *imported],
+        work.table(Placement),
         documents,
-        study.questions.split,
-        imports={import_name(settings): settings for settings in study.questions.imports},
-        seed=study.seed,
+        {import_name(of_set): of_set for of_set in settings.imports},
+        settings.split,
+        study.seed,
+        vectors,
+        cosine,
+    )
+
+
+def verified(work: Work, study: config.Study, models: "Models") -> list[Question]:
+    """Return the questions of the drafts, kept or dropped by every check without a model."""
+    from ecg_llm.questions.checking import verify
+
+    return verify.questions(
+        work.table(Draft),
+        work.table(Passage),
+        study.questions,
+        study.seed,
+        models.watched_embedder(work),
+    )
+
+
+def find_contamination(work: Work, study: config.Study, models: "Models") -> Iterator[Row]:
+    """Find what tested questions share with what is trained on."""
+    from ecg_llm.questions.splitting import contamination
+
+    yield from contamination.overlaps(
+        work.table(Question), training_passages(work, study), models.watched_embedder(work)
     )
 
 
@@ -481,16 +599,16 @@ def estimate_scores(work: Work, study: config.Study, ratings: Sequence[Path]) ->
     from ecg_llm.stats import estimate
 
     questions = {row.question_id: row for row in work.table(Question)}
-    subset_of = {row.question_id: row.subset for row in questions.values()}
+    subsets_of = {row.question_id: row.subsets for row in questions.values()}
     cluster_of = {row.question_id: row.group for row in questions.values()}
     rated = read_ratings(ratings)
     ids = human.question_ids(rated, list(questions.values()))
     for rating, question_id in zip(rated, ids, strict=True):
-        subset_of.setdefault(question_id, f"{rating.set}/rated")
+        subsets_of.setdefault(question_id, (f"{rating.set}/rated",))
         cluster_of.setdefault(question_id, question_id)
     yield from estimate.estimates(
         work.table(Score),
-        subset_of,
+        subsets_of,
         cluster_of,
         study.estimates.comparisons,
         study.estimates.resamples,
@@ -505,9 +623,7 @@ def write_report(work: Work, study: config.Study, bound: steps.Study) -> Iterato
     from ecg_llm.report import report
 
     tables = {
-        name: steps.read_table(work.folder / f"{name}.jsonl", row)
-        for name, row in TABLES.items()
-        if name != "ratings"
+        name: steps.read_table(work.folder / f"{name}.jsonl", row) for name, row in TABLES.items()
     }
     manifests = {name: steps.manifest(bound, name) for name in bound.steps if name != "report"}
     html = report.build(study, tables, manifests, pictures=worst_pages(work, study))
@@ -534,14 +650,6 @@ def worst_pages(work: Work, study: config.Study) -> dict[tuple[str, int], bytes]
     return dict(zip(places, pictures.draw(jobs), strict=True))
 
 
-@runtime_checkable
-class Closing(Protocol):
-    """A model that holds memory until it is closed."""
-
-    def close(self) -> None:
-        """Free what it holds; the next use loads it again."""
-
-
 @dataclass
 class Models:
     """The models of a study, each loaded when first used; one chat model is held at a time."""
@@ -549,7 +657,8 @@ class Models:
     study: config.Study
     folder: Path
     _embedder: "SentenceEmbedder | None" = None
-    _held: tuple[tuple[str, str], ChatModel] | None = None
+    _held: tuple[tuple[str, str], "LocalModel"] | None = None
+    _servers: dict[str, "ApiModel"] = field(default_factory=dict)
     _index: "HybridIndex | None" = None
 
     @property
@@ -560,6 +669,13 @@ class Models:
         if self._embedder is None:
             self._embedder = SentenceEmbedder(self.study.index.embedder)
         return self._embedder
+
+    def watched_embedder(self, work: Work) -> "WatchedEmbedder":
+        """Return the embedder, reporting to this step's progress."""
+        from ecg_llm.embed import WatchedEmbedder
+
+        work.remark("texts embedded")
+        return WatchedEmbedder(self.embedder, work.progress)
 
     def index(self) -> "HybridIndex":
         """Return the index of this study, opened."""
@@ -579,42 +695,43 @@ class Models:
 
     def chat(self, name: str, adapter: str = "") -> ChatModel:
         """Return the chat model of this entry, with an adapter if one is named."""
+        settings = self.study.models[name]
+        if isinstance(settings, config.ApiModelConfig):
+            return self._server(name, settings)
         if self._held and self._held[0] == (name, adapter):
             return self._held[1]
         self._let_go()
-        settings = self.study.models[name]
-        made: ChatModel
-        if isinstance(settings, config.ApiModelConfig):
-            from ecg_llm.chat import ApiModel
-
-            made = ApiModel(settings, self.folder / "cache.sqlite")
-        elif isinstance(settings, config.ExtractiveModelConfig):
+        if isinstance(settings, config.ExtractiveModelConfig):
             raise UsageError(
                 f"Model {name!r} is of kind extractive: it answers as an arm, "
                 f"but can neither write questions nor judge."
             )
-        else:
-            from ecg_llm.local import LocalModel
+        from ecg_llm.local import LocalModel
 
-            weights = self.folder / "adapters" / adapter if adapter else None
-            source = self.source(name)
-            if adapter and self.study.adapters[adapter].method == "full":
-                source, weights = str(weights), None
-            if isinstance(settings, config.LocalModelConfig):
-                made = LocalModel(
-                    source,
-                    revision=settings.revision,
-                    adapter=weights,
-                    quantization=settings.quantization,
-                    batch=settings.batch,
-                    label=settings.id,
-                )
-            else:
-                made = LocalModel(
-                    source, adapter=weights, batch=settings.batch, label=f"nano-{name}"
-                )
+        weights = self.folder / "adapters" / adapter if adapter else None
+        source = self.source(name)
+        if adapter and self.study.adapters[adapter].method == "full":
+            source, weights = str(weights), None
+        if isinstance(settings, config.LocalModelConfig):
+            made = LocalModel(
+                source,
+                revision=settings.revision,
+                adapter=weights,
+                quantization=settings.quantization,
+                batch=settings.batch,
+                label=settings.id,
+            )
+        else:
+            made = LocalModel(source, adapter=weights, batch=settings.batch, label=f"nano-{name}")
         self._held = ((name, adapter), made)
         return made
+
+    def _server(self, name: str, settings: config.ApiModelConfig) -> "ApiModel":
+        from ecg_llm.chat import ApiModel
+
+        if name not in self._servers:
+            self._servers[name] = ApiModel(settings, self.folder / "cache.sqlite")
+        return self._servers[name]
 
     def answerer(self, arm_name: str) -> tuple[Answerer, TokenCounter]:
         """Return what answers for this arm, and the tokenizer that its passages are counted by."""
@@ -629,6 +746,35 @@ class Models:
         model = self.chat(arm.model, arm.adapter)
         return ModelAnswerer(model, self.study.answers, self.study.seed), model.count_tokens
 
+    def writers(self, passages: Sequence[Passage], done: Collection[str] = ()) -> list[Writer]:
+        """Return what writes questions, drafts in `done` left out."""
+        from ecg_llm.questions.writing.extractive import ExtractiveWriter
+        from ecg_llm.questions.writing.generate import LlmWriter
+
+        settings = self.study.questions
+        if settings.writer == "extractive":
+            return [ExtractiveWriter(settings, self.study.seed, usable(passages, self.study))]
+        decoding = Decoding(settings.max_tokens, settings.temperature, seed=self.study.seed)
+        return [LlmWriter(self.chat(name), settings, decoding, done) for name in settings.writers]
+
+    def usages(self) -> "Mapping[str, Usage]":
+        """Return what each server has been asked for so far."""
+        return {name: model.usage for name, model in self._servers.items()}
+
+    def spent(self) -> str:
+        """Return in words what the servers have been asked for so far."""
+        used = self.usages().values()
+        if not used:
+            return ""
+        tokens = sum(usage.tokens_in + usage.tokens_out for usage in used)
+        cost = sum(usage.cost for usage in used)
+        words = [f"{tokens:,} tokens"]
+        if cost:
+            words.append(f"cost {cost:,.2f}")
+        if cached := sum(usage.cached for usage in used):
+            words.append(f"{cached:,} from the cache")
+        return ", ".join(words)
+
     def install(self, made: Path, place: Path) -> None:
         """Put a finished model or adapter folder in its place."""
         import shutil
@@ -642,7 +788,7 @@ class Models:
     def _let_go(self) -> None:
         """Free the memory of the model held."""
         held, self._held = self._held, None
-        if held and isinstance(held[1], Closing):
+        if held:
             held[1].close()
 
 
@@ -679,18 +825,8 @@ def scrypt_digest(secret: str, salt: str) -> str:
 
 def training_passages(work: Work, study: config.Study) -> list[Passage]:
     """Return the usable passages of the documents in the train split."""
-    from ecg_llm.questions import split
-
-    documents = work.table(Document)
-    splits = split.document_splits(
-        work.table(Question), documents, study.questions.split, study.seed
-    )
-    groups = split.document_groups(documents)
-    return [
-        passage
-        for passage in usable(work.table(Passage), study)
-        if splits[groups[passage.doc_id]] == "train"
-    ]
+    trained = {row.doc_id for row in work.table(Placement) if row.split == "train"}
+    return [row for row in usable(work.table(Passage), study) if row.doc_id in trained]
 
 
 def tested(questions: Sequence[Question], study: config.Study) -> list[Question]:

@@ -10,7 +10,7 @@ from functools import cache
 from importlib import resources
 
 from ecg_llm.contracts import NO_ANSWER, Message, Task
-from ecg_llm.records import LETTERS, Passage, digest
+from ecg_llm.records import LETTERS, Passage, Question, digest
 
 PLACE = re.compile(r"\{\{(\w+)\}\}")
 
@@ -73,6 +73,11 @@ def passage_text(number: int, passage: Passage) -> str:
 def choice_reply(letter: str) -> str:
     """Return the sentence that answers a choice question (the paper's training target)."""
     return f"The correct answer is {letter}."
+
+
+def target_reply(question: Question) -> str:
+    """Return the reply that a model is to learn: the letter's sentence, or the reference."""
+    return choice_reply(question.answer) if question.kind == "choice" else question.reference
 
 
 def rotated(options: Sequence[str], permutation: int) -> tuple[str, ...]:

@@ -12,6 +12,11 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 Split = Literal["train", "val", "test", "test_seen", "none"]
 QuestionKind = Literal["open", "choice"]
 ReplyStatus = Literal["ok", "refused", "truncated", "error"]
+QuestionType = Literal[
+    "fact", "criterion", "mechanism", "comparison", "differential", "threshold", "management"
+]
+Difficulty = Literal["easy", "medium", "hard"]
+CheckName = Literal["grounded", "closed_book", "options_only"]
 PassageKind = Literal[
     "body",
     "abstract",
@@ -102,19 +107,29 @@ QUESTION_REASONS: Mapping[str, str] = {
     "no_key": "the right option is not named or not among the options",
     "all_of_the_above": "an option refers to the other options",
     "not_self_contained": "the question points at a study, figure, table or patient not shown",
-    "not_medical": "the question is about the text or the layout, not about medicine",
+    "not_medical": "the question is about the text, a study's figures or software, not medicine",
     "wrong_language": "the question is not in the language asked for",
     "too_short": "the question or its answer is too short to be meaningful",
     "too_long": "the question or its answer is too long",
     "no_evidence": "the quoted evidence does not occur in the passage",
     "not_grounded": "the answer is not supported by the passage",
     "duplicate": "another question says the same",
+    "repeats_import": "a question written here says what a question of an imported set says",
+    "not_confirmed": "the checking model, shown the source, does not confirm the answer",
+    "rejected": "a person has rejected the question",
     "near_duplicate_of_train": "a test question too close to a training question",
     "shared_evidence": "a test_seen question rests on a span that a training question uses",
     "unknown_document": "an imported question names a document that the study does not have",
     "filtered": "left out by the set's own filter or limit in study.yaml",
 }
 """Every reason a question can be dropped for, with what it means."""
+
+QUESTION_FLAGS: Mapping[str, str] = {
+    "solved_options_only": "the checking model finds the right option without the question",
+    "solved_closed_book": "the checking model answers without having read the source",
+    "unchecked": "a reply of the checking model is missing or unreadable",
+}
+"""What a kept question can be marked with."""
 
 
 def digest(*parts: object, length: int = 16) -> str:
@@ -253,14 +268,67 @@ class Draft(Row):
     passage_ids: tuple[str, ...]
     kind: QuestionKind
     repeat: int = 0
+    plan: tuple[str, ...] = ()
+    """What was asked for, "type/difficulty" of each question."""
     reply: str = ""
-    """JSON {"questions": [{"question", "answer", "evidence", "distractors"?}]} if status is ok."""
+    """JSON {"questions": [{"question", "answer", "evidence", "distractors"?, "type"?,
+    "difficulty"?}]} if status is ok."""
+    status: ReplyStatus = "ok"
+    reason: str = ""
+    attempts: int = 1
+    """Replies asked for until this one."""
+    model: str = ""
+    prompt_sha: str = ""
+    tokens_in: int = 0
+    """Of all attempts."""
+    tokens_out: int = 0
+
+
+class Check(Row):
+    """A model's reply about one written question before it is used, as it came."""
+
+    table: ClassVar[str] = "checks"
+    key_columns: ClassVar[tuple[str, ...]] = ("question_id", "check", "permutation")
+
+    question_id: str
+    check: CheckName
+    permutation: int = 0
+    """The options, in the order of their text, were shown rotated left by this many places."""
+    reply: str = ""
     status: ReplyStatus = "ok"
     reason: str = ""
     model: str = ""
     prompt_sha: str = ""
     tokens_in: int = 0
     tokens_out: int = 0
+
+
+class Placement(Row):
+    """The side of the split on which one document stands; frozen once drawn."""
+
+    table: ClassVar[str] = "splits"
+    key_columns: ClassVar[tuple[str, ...]] = ("doc_id",)
+
+    doc_id: str
+    path: str
+    group: str
+    """Documents of one group stand on one side: named so, or holding the same text."""
+    split: Split
+    why: str
+    """How the group came there: pinned, by tag, too large, drawn, filled ..."""
+    tokens: int = 0
+    """Of the document's usable passages: what the shares are shares of."""
+    drawn: str = ""
+    """Digest of the settings that the split was drawn under."""
+
+
+class Span(BaseModel):
+    """A stretch of a passage, in its own characters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    passage_id: str
+    text: str
 
 
 class Question(Row):
@@ -274,6 +342,8 @@ class Question(Row):
     set: str
     """"written" for questions made here, else the name of the imported set."""
     kind: QuestionKind
+    type: QuestionType | Literal[""] = ""
+    difficulty: Difficulty | Literal[""] = ""
     question: str
     options: tuple[str, ...] = ()
     answer: str = ""
@@ -285,7 +355,11 @@ class Question(Row):
     evidence: str = ""
     """The quoted span of the passage that the answer rests on."""
     passage_id: str = ""
+    joined: tuple[Span, ...] = ()
+    """Spans of further passages, where the answer joins several."""
     doc_id: str = ""
+    tags: tuple[str, ...] = ()
+    """Tags of the document: each makes a set of its own."""
     group: str = ""
     """The source document's group: the cluster of the statistics."""
     split: Split = "none"
@@ -295,15 +369,62 @@ class Question(Row):
     reason: str = ""
     """A key of QUESTION_REASONS."""
     note: str = ""
+    flags: tuple[str, ...] = ()
+    """Keys of QUESTION_FLAGS."""
     generator: str = ""
     """Writer or import file that made the question."""
     revision: int = 0
+    """How often a person has changed it; revisions.jsonl says who changed what."""
     revised_by: str = ""
 
     @property
     def subset(self) -> str:
         """Name of the part of the evaluation this question belongs to, "set/split"."""
         return f"{self.set}/{self.split}"
+
+    @property
+    def subsets(self) -> tuple[str, ...]:
+        """Every part of the evaluation that it counts in: its own, and one for each tag."""
+        return (self.subset, *(f"{tag}/{self.split}" for tag in self.tags if tag != self.set))
+
+
+class Overlap(Row):
+    """Something a tested question shares with what was trained on."""
+
+    table: ClassVar[str] = "contamination"
+    key_columns: ClassVar[tuple[str, ...]] = ("question_id", "kind", "against")
+
+    question_id: str
+    subset: str
+    kind: Literal["exact", "ngram", "embedding"]
+    """The same question; a run of 13 words in common; vectors close together."""
+    against: Literal["questions", "passages"]
+    """Compared with the questions of train, or with the passages of its documents."""
+    twin: str
+    """The question_id or passage_id that shares most."""
+    value: float
+    """1; the share of the question's 13-grams that occur there; the cosine."""
+    shared: str = ""
+    """The words in common."""
+
+
+class Revision(Row):
+    """One column of one question changed by a person; an input of the questions."""
+
+    table: ClassVar[str] = "revisions"
+    key_columns: ClassVar[tuple[str, ...]] = ("question_id", "revision", "column")
+
+    question_id: str
+    revision: int
+    """1 for the first change of a question, and so on."""
+    column: str
+    before: str
+    """As JSON where the column is no text."""
+    after: str
+    by: str
+    at: str
+    """When it was imported, ISO 8601."""
+    note: str = ""
 
 
 class Training(Row):
@@ -471,8 +592,12 @@ TABLES: Mapping[str, type[Row]] = {
         Document,
         PageQuality,
         Passage,
+        Placement,
         Draft,
+        Check,
         Question,
+        Revision,
+        Overlap,
         Training,
         Answer,
         Judgement,

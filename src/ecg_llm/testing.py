@@ -3,26 +3,29 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from ecg_llm.contracts import ChatModel, Decoding, Embedder, Messages, Reply, Writer
+from ecg_llm.contracts import ChatModel, Decoding, Embedder, Messages, Reply, Window, Writer
 from ecg_llm.records import Draft, Passage
 
-ReplyFunction = Callable[[list[dict[str, str]], dict[str, Any]], str]
-"""(messages, request body) -> text of the reply."""
+ReplyFunction = Callable[[list[dict[str, str]], dict[str, Any]], str | list[dict[str, object]]]
+"""(messages, request body) -> content of the reply: a text, or a list of parts."""
+Fault = int | Literal["stall", "cut", "broken", ""]
+"""A status, no answer at all, a body that ends early, a body that is no JSON; "" for none."""
 
 
 class FakeServer:
     """A real server on 127.0.0.1 that speaks /v1/chat/completions and /v1/models.
 
     Use it as a context manager; `base_url` is what a client needs. `reply` writes each answer.
-    The first `fail_first` chat requests get `fail_status`; with `rejects_schema` a request with a
-    response_format gets 400; `key` is the API key asked for, if any; every answer waits `delay`
+    The first `fail_first` chat requests get `fail_status`; `fault` says of each request, by its
+    number from 1 and its body, what goes wrong; a request with a parameter or response format
+    named in `rejects` gets 400; `key` is the API key asked for, if any; every answer waits `delay`
     seconds. `finish_reason` may be "length" or "content_filter". `requests` holds the bodies of
     all chat requests, in order of arrival.
     """
@@ -34,7 +37,8 @@ class FakeServer:
         model: str = "fake",
         fail_first: int = 0,
         fail_status: int = 500,
-        rejects_schema: bool = False,
+        fault: Callable[[int, dict[str, Any]], Fault] = lambda number, body: "",
+        rejects: Sequence[str] = (),
         key: str = "",
         delay: float = 0.0,
         finish_reason: str = "stop",
@@ -43,7 +47,8 @@ class FakeServer:
         self.model = model
         self.fail_first = fail_first
         self.fail_status = fail_status
-        self.rejects_schema = rejects_schema
+        self.fault = fault
+        self.rejects = rejects
         self.key = key
         self.delay = delay
         self.finish_reason = finish_reason
@@ -80,22 +85,28 @@ class FakeServer:
             self._server.server_close()
             self._server = self._thread = None
 
-    def answer(self, body: dict[str, Any], authorization: str) -> tuple[int, dict[str, Any]]:
-        """Return the status and body with which one chat request is answered."""
+    def answer(self, body: dict[str, Any], authorization: str) -> tuple[int, dict[str, Any], Fault]:
+        """Return the status and body with which one chat request is answered, and how it breaks."""
         with self._lock:
             self.requests.append(body)
             number = len(self.requests)
         time.sleep(self.delay)
         if self.key and authorization != f"Bearer {self.key}":
-            return 401, _error("wrong API key")
+            return 401, _error("wrong API key"), ""
         if number <= self.fail_first:
-            return self.fail_status, _error(f"failing on purpose ({number} of {self.fail_first})")
+            why = f"failing on purpose ({number} of {self.fail_first})"
+            return self.fail_status, _error(why), ""
+        fault = self.fault(number, body)
+        if isinstance(fault, int):
+            return fault, _error("failing on purpose"), ""
         if body.get("model") != self.model:
-            return 404, _error(f"no model named {body.get('model')}")
-        if self.rejects_schema and "response_format" in body:
-            return 400, _error("response_format is not supported")
-        text = self.reply(body["messages"], body)
-        return 200, {
+            return 404, _error(f"no model named {body.get('model')}"), ""
+        for name in (*body, body.get("response_format", {}).get("type", "")):
+            if name in self.rejects:
+                return 400, _error(f"{name} is not supported"), ""
+        content = self.reply(body["messages"], body)
+        written = len(str(content).split())
+        made = {
             "id": f"chatcmpl-{number}",
             "object": "chat.completion",
             "created": 0,
@@ -103,16 +114,17 @@ class FakeServer:
             "choices": [
                 {
                     "index": 0,
-                    "message": {"role": "assistant", "content": text},
+                    "message": {"role": "assistant", "content": content},
                     "finish_reason": self.finish_reason,
                 }
             ],
             "usage": {
                 "prompt_tokens": sum(len(m["content"].split()) for m in body["messages"]),
-                "completion_tokens": len(text.split()),
+                "completion_tokens": written,
                 "total_tokens": 0,
             },
         }
+        return 200, made, fault
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -120,6 +132,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     fake: FakeServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    """Else every answer waits 40 ms for the client's acknowledgement of its head."""
 
     def do_GET(self) -> None:
         if self.path == "/v1/models":
@@ -138,16 +152,24 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *arguments: object) -> None:
         """Say nothing on stderr."""
 
-    def _send(self, status: int, body: Mapping[str, object]) -> None:
+    def _send(self, status: int, body: Mapping[str, object], fault: Fault = "") -> None:
         data = json.dumps(body).encode()
+        sent = data[: len(data) // 2] if fault == "cut" else data
+        if fault == "broken":
+            sent = b"{" * len(data)
         try:
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            if fault == "stall":
+                self.connection.recv(1)  # until the client gives up
+            else:
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(sent)
         except (BrokenPipeError, ConnectionResetError):
             pass  # the client gave up, as clients with a timeout do
+        if fault in ("stall", "cut"):
+            self.close_connection = True
 
 
 def _error(message: str) -> dict[str, Any]:
@@ -184,6 +206,16 @@ class FakeChatModel:
                 said = Reply(said, tokens_in=tokens_in, tokens_out=self.count_tokens([said])[0])
             replies.append(said)
         return replies
+
+    def replies(
+        self,
+        prompts: Sequence[Messages],
+        decoding: Decoding,
+        schema: Mapping[str, object] | None = None,
+    ) -> Iterator[tuple[int, Reply]]:
+        """Yield the replies of `generate` one by one."""
+        for place, messages in enumerate(prompts):
+            yield place, self.generate([messages], decoding, schema)[0]
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the number of words of each text."""
@@ -226,6 +258,8 @@ def check_chat_model(model: ChatModel) -> None:
         assert reply.status == "ok" or reply.reason, f"status {reply.status} has no reason"
         assert reply.tokens_in >= 0, "tokens_in is negative"
         assert reply.tokens_out >= 0, "tokens_out is negative"
+    streamed = dict(model.replies(prompts, decoding))
+    assert sorted(streamed) == [0, 1, 2], "replies must come once for each place"
     again = [reply.text for reply in model.generate(prompts, decoding)]
     assert again == [reply.text for reply in replies], "greedy replies differ between two calls"
     counts = model.count_tokens(["", "one", "one two three"])
@@ -262,16 +296,17 @@ def check_writer(writer: Writer) -> None:
     """
     assert isinstance(writer, Writer), "name or write is missing"
     assert writer.name, "the name is empty"
-    windows = [
-        [passage("A PR interval longer than 200 ms is defined as first-degree AV block.")],
-        [passage("The QRS complex represents depolarization of the ventricles.", doc_id="e" * 16)],
-    ]
-    drafts = writer.write(windows)
+    texts = {
+        "d": "A PR interval longer than 200 ms is defined as first-degree AV block.",
+        "e": "The QRS complex represents depolarization of the ventricles.",
+    }
+    windows = [Window((passage(text, doc_id=name * 16),)) for name, text in texts.items()]
+    drafts = list(writer.write(windows))
     assert all(isinstance(draft, Draft) for draft in drafts), "write must return Drafts"
     assert len({draft.draft_id for draft in drafts}) == len(drafts), "draft_id must be unique"
     covered = {draft.passage_ids for draft in drafts}
-    wanted = {tuple(p.passage_id for p in window) for window in windows}
+    wanted = {tuple(p.passage_id for p in window.passages) for window in windows}
     assert covered == wanted, "every window must have a draft, whatever happened"
     for draft in drafts:
         assert draft.status == "ok" or draft.reason, f"status {draft.status} has no reason"
-    assert not writer.write([]), "no windows must give no drafts"
+    assert not list(writer.write([])), "no windows must give no drafts"

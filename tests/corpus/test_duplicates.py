@@ -1,4 +1,4 @@
-"""Near duplicates: the fuller one stays, related documents join one group."""
+"""Near duplicates: the fuller one stays, and both are one group."""
 
 import random
 
@@ -44,21 +44,21 @@ def test_of_near_duplicates_the_fuller_one_stays() -> None:
         (document("a.pdf", 900), sketch(whole[:-40])), (document("b.pdf", 1000), sketch(whole)),
         (document("c.pdf", 800), sketch(text(2))),
     ]  # fmt: skip
-    (a, b) = marked(rows, 0.8, 0.5)
+    (a, b) = marked(rows, 0.8)
     assert (a.path, a.status, a.reason) == ("a.pdf", "duplicate", "near_duplicate")
     assert "b.pdf" in a.note
     assert (b.path, b.status, b.group) == ("b.pdf", "ok", "a.pdf")
 
 
-def test_related_documents_join_their_groups() -> None:
+def test_near_duplicates_bear_the_name_that_a_person_gave_and_others_stay_as_they_are() -> None:
     words = text(1).split()
-    related = " ".join(words[:420]) + " " + text(2, 180)
+    half = " ".join(words[:420]) + " " + text(2, 180)
     rows = [
         (document("a.pdf", 1000), sketch(" ".join(words))),
-        (document("b.pdf", 1000, "book"), sketch(related)),
-        (document("c.pdf", 1000, "book"), sketch(text(9))),
-        (document("d.pdf", 1000), sketch(text(10))),
+        (document("b.pdf", 900, "book"), sketch(" ".join(words[:-20]))),
+        (document("c.pdf", 1000), sketch(half)),
+        (document("d.pdf", 1000, "book"), sketch(text(10))),
     ]
-    groups = {row.path: row.group for row in marked(rows, 0.95, 0.35)}
-    assert groups == {"a.pdf": "book"}
-    assert marked(rows, 1, 1) == []
+    changed = {row.path: (row.group, row.status) for row in marked(rows, 0.9)}
+    assert changed == {"a.pdf": ("book", "ok"), "b.pdf": ("book", "duplicate")}
+    assert marked(rows, 1) == []

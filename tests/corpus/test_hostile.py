@@ -40,7 +40,7 @@ MADE: dict[str, tuple[Callable[[Path], Path], set[str]]] = {
 
 
 def read(folder: Path, **settings: object) -> dict[str, Read]:
-    given = {"workers": 2, "timeout": LIMIT, "ocr": "never", "near_duplicate": 1, "related": 1}
+    given = {"workers": 2, "timeout": LIMIT, "ocr": "never", "near_duplicate": 1}
     found = {}
     for one in ingest(folder, config.Documents.model_validate(given | settings), {}):
         assert one.row.reason in DOCUMENT_REASONS

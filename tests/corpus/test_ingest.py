@@ -304,7 +304,7 @@ def test_languages() -> None:
     assert [language(text) for text in texts] == ["en", "de", "fr", "en", "", ""]
 
 
-def test_near_duplicates_are_duplicates_and_relatives_one_group(tmp_path: Path) -> None:
+def test_near_duplicates_are_duplicates_of_one_group(tmp_path: Path) -> None:
     words = [f"Sentence {n} speaks of wave {n % 17} and of lead {n % 12}." for n in range(80)]
     (tmp_path / "a.md").write_text("# Waves\n\n" + " ".join(words), "utf-8")
     (tmp_path / "b.txt").write_text("Waves\n\n" + " ".join(words) + " One more.", "utf-8")
@@ -314,8 +314,9 @@ def test_near_duplicates_are_duplicates_and_relatives_one_group(tmp_path: Path) 
     assert found["a.md"].reason == "near_duplicate"
     assert "b.txt" in found["a.md"].note
     assert found["b.txt"].status == found["c.md"].status == "ok"
-    assert found["b.txt"].group == found["c.md"].group != found["d.md"].group
-    settings = config.Documents(workers=1, near_duplicate=1, related=1)
+    assert found["a.md"].group == found["b.txt"].group
+    assert found["c.md"].group == found["c.md"].doc_id
+    settings = config.Documents(workers=1, near_duplicate=1)
     apart = {path: row for path, (row, _) in read(tmp_path, settings=settings).items()}
     assert {row.status for row in apart.values()} == {"ok"}
     assert len({row.group for row in apart.values()}) == 4

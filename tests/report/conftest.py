@@ -166,7 +166,7 @@ def make_tables(arms=ARMS):
         for step in range(10, 610, 10)
     ]  # fmt: skip
     kept = [q for q in questions if q.status == "kept"]
-    subset_of = {q.question_id: q.subset for q in kept}
+    subsets_of = {q.question_id: q.subsets for q in kept}
     cluster_of = {q.question_id: q.group for q in kept}
     return {
         "documents": documents,
@@ -177,7 +177,7 @@ def make_tables(arms=ARMS):
         "answers": answers,
         "judgements": judgements,
         "scores": scores,
-        "estimates": estimates(scores, subset_of, cluster_of, (), 1000, 5),
+        "estimates": estimates(scores, subsets_of, cluster_of, (), 1000, 5),
     }
 
 

@@ -165,9 +165,9 @@ def test_a_clear_difference_is_told_with_its_size_and_interval(study):
         for arm, right in (("base", 2), ("tuned", 9), ("base+rag", 8))
         for i in range(60)
     ]
-    subset_of = {f"q{i}": "hand/test" for i in range(60)}
+    subsets_of = {f"q{i}": ("hand/test",) for i in range(60)}
     pairs = (("tuned", "base"), ("base+rag", "base"))
-    rows = estimates(scores, subset_of, {}, pairs, 1000, 0)
+    rows = estimates(scores, subsets_of, {}, pairs, 1000, 0)
     declared = study.model_copy(
         update={"estimates": study.estimates.model_copy(update={"comparisons": pairs})}
     )
@@ -253,7 +253,7 @@ def test_names_that_raters_gave_are_shown_as_they_are(study):
         for k, name in enumerate(names)
         for i in range(40)
     ]
-    rows = estimates(ratings, {f"q{i}": "forty/rated" for i in range(40)}, {}, (), 1000, 0)
+    rows = estimates(ratings, {f"q{i}": ("forty/rated",) for i in range(40)}, {}, (), 1000, 0)
     page = Page(report.build(study, {"estimates": rows}, {}))
     assert {row[0] for row in page.table("Arm", "Experts' rating")} == set(names)
     assert "模型 $x_1$" in page.text

@@ -187,6 +187,7 @@ def test_an_encoder_that_is_not_there_is_named(tmp_path):
         BertScorer(str(tmp_path)).score([item("The PR interval.")])
 
 
+@pytest.mark.slow
 def test_bertscore_has_the_same_digits_in_every_process():
     code = (
         "from ecg_llm.score.overlap import BertScorer\n"

@@ -36,8 +36,8 @@ def scores_of(values, metric="accuracy", **columns):
 
 
 def run(scores, cluster_of=None, comparisons=(), resamples=2000, seed=7, subset="hand/test"):
-    subset_of = {score.question_id: subset for score in scores}
-    return estimates(scores, subset_of, cluster_of or {}, comparisons, resamples, seed)
+    subsets_of = {score.question_id: (subset,) for score in scores}
+    return estimates(scores, subsets_of, cluster_of or {}, comparisons, resamples, seed)
 
 
 def means(rows):
@@ -158,7 +158,7 @@ def test_scores_that_do_not_apply_and_questions_outside_the_subsets_never_count(
         Score(question_id="q2", arm="base", metric="accuracy", value=1.0),
         Score(question_id="other", arm="base", metric="accuracy", value=0.0),
     ]
-    rows = estimates(scores, {"q1": "s/test", "q2": "s/test"}, {}, (), 1000, 0)
+    rows = estimates(scores, {"q1": ("s/test",), "q2": ("s/test",)}, {}, (), 1000, 0)
     assert [(row.value, row.questions) for row in rows] == [(1.0, 1)]
 
 
@@ -283,8 +283,10 @@ def test_equal_scores_in_any_order_give_equal_estimates_and_another_seed_other_d
 def test_keys_are_unique_and_subsets_are_kept_apart():
     marks, cluster_of = random_marks(3, 40, 10)
     scores = scores_of(marks) + scores_of(marks, "verdict")
-    subset_of = {q: "hand/test" if i % 2 else "hand/test_seen" for i, q in enumerate(cluster_of)}
-    rows = estimates(scores, subset_of, cluster_of, (), 1000, 0)
+    subsets_of = {
+        q: ("hand/test" if i % 2 else "hand/test_seen",) for i, q in enumerate(cluster_of)
+    }
+    rows = estimates(scores, subsets_of, cluster_of, (), 1000, 0)
     assert len({row.key for row in rows}) == len(rows) == 2 * 2 * (3 + 3)
     assert all(row.questions == 20 for row in rows)
 
@@ -293,8 +295,8 @@ def test_progress_ends_at_the_number_of_panels():
     marks, cluster_of = random_marks(2, 20, 10)
     seen = []
     scores = scores_of(marks) + scores_of(marks, "verdict")
-    subset_of = dict.fromkeys(cluster_of, "s/test")
-    estimates(scores, subset_of, cluster_of, (), 1000, 0, lambda *step: seen.append(step))
+    subsets_of = dict.fromkeys(cluster_of, ("s/test",))
+    estimates(scores, subsets_of, cluster_of, (), 1000, 0, lambda *step: seen.append(step))
     assert seen[-1] == (2, 2)
 
 

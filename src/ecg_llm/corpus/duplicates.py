@@ -40,21 +40,17 @@ def alike(one: Sketch, other: Sketch) -> float:
     return sum(a == b for a, b in zip(one, other, strict=True)) / PERMUTATIONS
 
 
-def marked(
-    documents: Sequence[tuple[Document, Sketch]], duplicate: float, related: float
-) -> list[Document]:
-    """Return the rows that change: near duplicates, and documents of one group from now on.
+def marked(documents: Sequence[tuple[Document, Sketch]], duplicate: float) -> list[Document]:
+    """Return the rows that change: of near duplicates the one with the best text stays.
 
-    Of near duplicates the one with the best text stays. Related documents join one group, so that
-    no split tells them apart.
+    They share one group, so that a question that names the one left out follows the other.
 
     Args:
         documents: Rows with their signatures, in order of their paths.
         duplicate: Share of common sequences from which on a document is a duplicate; 1: never.
-        related: Share from which on documents are related; 1: never.
     """
     rows = {row.path: row for row, _ in documents}
-    pairs = _pairs([(row, found) for row, found in documents if found], min(duplicate, related))
+    pairs = _pairs([(row, found) for row, found in documents if found], duplicate)
     groups = {row.group: row.group for row in rows.values()}
     ids = {row.doc_id for row in rows.values()}  # a group that the user named keeps its name
 
@@ -63,15 +59,12 @@ def marked(
             group = groups[group]
         return group
 
-    for one, other, share in pairs:
-        if related <= share and related < 1:
-            names = (first(rows[one].group), first(rows[other].group))
-            low, high = sorted(names, key=lambda name: (name in ids, name))
-            groups[high] = low
+    for one, other, _ in pairs:
+        names = (first(rows[one].group), first(rows[other].group))
+        low, high = sorted(names, key=lambda name: (name in ids, name))
+        groups[high] = low
     made = {path: row.model_copy(update={"group": first(row.group)}) for path, row in rows.items()}
     for one, other, share in sorted(pairs, key=lambda pair: (-pair[2], pair[:2])):
-        if not duplicate <= share or duplicate == 1:
-            continue
         best, worse = sorted((made[one], made[other]), key=_by_content)
         if "duplicate" not in (best.status, worse.status):
             made[worse.path] = worse.model_copy(
@@ -102,7 +95,7 @@ def _pairs(
 
     if least >= 1 or len(documents) < 2:
         return []
-    index = MinHashLSH(threshold=max(0.8 * least, 0.1), num_perm=PERMUTATIONS)
+    index = MinHashLSH(threshold=0.8 * least, num_perm=PERMUTATIONS)
     of_path = {row.path: found for row, found in documents}
     found: list[tuple[str, str, float]] = []
     for path, signature in of_path.items():

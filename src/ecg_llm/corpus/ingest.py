@@ -40,7 +40,7 @@ RETRIED = ("timeout", "memory", "crashed", "unreadable_file", "too_large")
 """Reasons that may have gone when the file is read again."""
 PER_ROW = frozenset(
     ["ocr", "timeout", "memory_mb", "max_mb", "ocr_seconds", "exclude", "tags", "groups",
-     "near_duplicate", "related"]
+     "near_duplicate"]
 )  # fmt: skip
 """Settings that change single rows: the others are as good as new."""
 FEW_WORDS = 30
@@ -147,7 +147,8 @@ def ingest(
     """Yield what every file of the folder came to, in order of completion.
 
     The text of `page_starts[i]` on is page i + 1's Markdown. Whatever is wrong with a file, its
-    row says so. Rows that turn out to be near duplicates, or related, come once more at the end.
+    row says so. Rows that turn out to be near duplicates, and those of the documents that they
+    repeat, come once more at the end.
 
     Args:
         folder: The literature folder.
@@ -162,11 +163,8 @@ def ingest(
         everything.append(found._replace(text="", pages=()))
         yield found
     everything.sort(key=lambda found: found.row.path)
-    changed = duplicates.marked(
-        [(found.row, found.sketch) for found in everything],
-        settings.near_duplicate,
-        settings.related,
-    )
+    sketches = [(found.row, found.sketch) for found in everything]
+    changed = duplicates.marked(sketches, settings.near_duplicate)
     yield from map(Read, changed)
 
 

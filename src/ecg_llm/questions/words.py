@@ -1,16 +1,13 @@
-"""Words of a text: which language, how much is shared, where a quote stands, what says the same."""
+"""Words of a text: which language, how much is shared, where a quote stands."""
 
 import re
 from collections import Counter
-from collections.abc import Iterable
-
-from datasketch import MinHash, MinHashLSH
+from functools import lru_cache
 
 from ecg_llm.records import LETTERS, Question
 
-SIMILAR = 0.8
-"""Jaccard similarity of word sets from which two questions say the same."""
-
+WINDOWS = 256
+"""Texts whose words are kept: all questions of a window are compared with its passages."""
 WORD = re.compile(r"[^\W_]+(?:[.,]\d+)?")
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
@@ -29,17 +26,40 @@ GERMAN = _set(
 )
 FUNCTION_WORDS = ENGLISH | GERMAN | _set("a i its their than into if then there s")
 DISTINGUISHING = _set(
-    "first second third fourth i ii iii iv left right no not never without anterior posterior "
-    "inferior superior lateral upper lower short long increased decreased erster zweiter dritter "
-    "ersten zweiten dritten links rechts linke rechte linken rechten kein keine nicht ohne"
+    "first second third fourth last i ii iii iv left right no not never without cannot except "
+    "anterior posterior inferior superior lateral medial proximal distal upper lower inner outer "
+    "above below before after early late high higher low more less most least greater smaller "
+    "short shorten shortens shortened shortening long prolong prolongs prolonged prolonging "
+    "increase increases increased increasing decrease decreases decreased decreasing "
+    "elevation elevated depression depressed positive negative present absent absence acute "
+    "chronic stable unstable regular irregular systolic diastolic sympathetic parasympathetic "
+    "afferent efferent sensory motor avoid avoided contraindicated men women male female adults "
+    "children depolarization repolarization depolarisation repolarisation "
+    "erster erste ersten zweiter zweite zweiten dritter dritte dritten links rechts linke rechte "
+    "linken rechten kein keine keinen nicht ohne vor über unter oberhalb unterhalb mehr weniger "
+    "hoch hohe niedrig niedrige hebung senkung erhöht erniedrigt verlängert verkürzt verlängern "
+    "verkürzen positiv positive negativ negative akute akuten chronische chronischen männer frauen "
+    "kinder systolisch diastolisch"
 )
-"""Words that make two otherwise equal questions different ones, as numbers do."""
+"""Words that make two otherwise equal questions different ones, as numbers do: vectors hardly tell
+opposites apart ("above" and "below" the bundle of His: .99)."""
+DISTINGUISHING_STARTS = ("hyper", "hypo", "tachy", "brady", "anti")
 ALIKE = str.maketrans(dict.fromkeys('“”„"’‘`´', "'") | dict.fromkeys("–—−‐‑", "-"))
 
 
 def words_of(text: str) -> list[str]:
     """Return the words of a text, lower case, decimal numbers whole and with a point."""
-    return [plain_number(word) for word in WORD.findall(text.lower())]
+    words = WORD.findall(text.lower())
+    return [plain_number(word) if word[0].isdigit() else word for word in words]
+
+
+def distinguishing(word: str) -> bool:
+    """Return whether this word alone makes two otherwise equal questions different ones."""
+    return (
+        word in DISTINGUISHING
+        or word.startswith(DISTINGUISHING_STARTS)
+        or any(map(str.isdigit, word))
+    )
 
 
 def content_words(text: str) -> list[str]:
@@ -62,6 +82,13 @@ def plain_number(word: str) -> str:
     return word.replace(",", ".") if word[:1].isdigit() else word
 
 
+@lru_cache(WINDOWS)
+def numbers(text: str) -> frozenset[str]:
+    """Return the numbers that a text holds, in one spelling."""
+    return frozenset(map(plain_number, NUMBER.findall(text)))
+
+
+@lru_cache(WINDOWS)
 def language_of(text: str) -> str:
     """Return "en" or "de" by the text's function words, or "" if they do not decide."""
     counts = Counter(words_of(text))
@@ -72,14 +99,19 @@ def language_of(text: str) -> str:
     return "en" if english > german else "de"
 
 
-def support(answer: str, text: str) -> float:
-    """Return the share of the answer's content words whose stem the text holds; 1 if it has none.
+def support(answer: str, *texts: str) -> float:
+    """Return the share of the answer's content words whose stem a text holds; 1 if it has none.
 
     Words are compared by their first five letters, a crude stem that serves English and German.
     """
-    wanted = {word[:5] for word in content_words(answer)}
-    held = {word[:5] for word in content_words(text)}
-    return len(wanted & held) / len(wanted) if wanted else 1.0
+    wanted = _stems(answer)
+    held = wanted.intersection(stem for text in texts for stem in _stems(text))
+    return len(held) / len(wanted) if wanted else 1.0
+
+
+@lru_cache(WINDOWS)
+def _stems(text: str) -> frozenset[str]:
+    return frozenset(word[:5] for word in content_words(text))
 
 
 def quoted_span(quote: str, text: str) -> str:
@@ -96,7 +128,8 @@ def quoted_span(quote: str, text: str) -> str:
     return text[places[at] : places[at + len(wanted) - 1] + 1] if at >= 0 else ""
 
 
-def _plain(text: str) -> tuple[str, list[int]]:
+@lru_cache(WINDOWS)
+def _plain(text: str) -> tuple[str, tuple[int, ...]]:
     """Return the text as compared, and for each of its characters the place it came from."""
     characters: list[str] = []
     places: list[int] = []
@@ -110,59 +143,9 @@ def _plain(text: str) -> tuple[str, list[int]]:
         for lowered in character.lower().translate(ALIKE):
             characters.append(lowered)
             places.append(place)
-    return "".join(characters), places
+    return "".join(characters), tuple(places)
 
 
 def correct_option(row: Question) -> str:
     """Return the text of the right option; "" for an open question."""
     return row.options[LETTERS.index(row.answer)] if row.answer else ""
-
-
-class NearIndex:
-    """Questions that can be searched for one that says nearly the same.
-
-    Two views of a question are compared: what is asked (for a choice question with the right
-    option), and what is asked and answered. MinHash finds candidates; the word sets decide, and
-    questions with different numbers, degrees or sides are never the same.
-    """
-
-    def __init__(self) -> None:
-        self._lsh = MinHashLSH(threshold=0.65, num_perm=128)
-        self._views: dict[str, frozenset[str]] = {}
-
-    def add(self, row: Question) -> None:
-        """Make a question findable."""
-        for view, words in _views(row).items():
-            key = f"{row.question_id}/{view}"
-            if words and key not in self._views:
-                self._views[key] = words
-                self._lsh.insert(key, _minhash(words))
-
-    def find(self, row: Question) -> str:
-        """Return the question_id of an indexed question that says the same, or ""."""
-        for view, words in _views(row).items():
-            for key in sorted(self._lsh.query(_minhash(words))) if words else ():
-                name, _, other = str(key).rpartition("/")
-                if other == view and _same(words, self._views[key]):
-                    return name
-        return ""
-
-
-def _views(row: Question) -> dict[str, frozenset[str]]:
-    right = correct_option(row)
-    return {
-        "asked": frozenset(words_of(f"{row.question} {right}")),
-        "told": frozenset(words_of(f"{row.question} {row.reference or right}")),
-    }
-
-
-def _same(a: frozenset[str], b: frozenset[str]) -> bool:
-    if any(w in DISTINGUISHING or any(map(str.isdigit, w)) for w in a ^ b):
-        return False
-    return len(a & b) >= SIMILAR * len(a | b)
-
-
-def _minhash(words: Iterable[str]) -> MinHash:
-    made = MinHash(num_perm=128, seed=1)
-    made.update_batch([word.encode() for word in words])
-    return made

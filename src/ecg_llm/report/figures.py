@@ -93,6 +93,22 @@ def curve_plot(curves: Sequence[Curve], description: str, label: str) -> str:
     return _svg(figure, description)
 
 
+def bar_plot(
+    labels: Sequence[str], values: Sequence[float], level: float, description: str, label: str
+) -> str:
+    """Return an SVG of bars, with a dashed line at the level that all would have if equal."""
+    figure = _figure()
+    figure.set_size_inches(WIDTH, 1.9)
+    axes = figure.subplots()
+    axes.bar(range(len(values)), values, color=FIRST, width=0.72)
+    axes.axhline(level, color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
+    axes.set_xticks(range(len(labels)), labels, parse_math=False)
+    axes.set_ylabel(label)
+    axes.grid(axis="y", color=LINE, linewidth=0.6)
+    _quiet(axes)
+    return _svg(figure, description)
+
+
 def _draw_panel(axes: Any, panel: Panel) -> None:
     scale = 100 if panel.percent else 1
     for height, point in enumerate(panel.points):

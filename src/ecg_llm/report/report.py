@@ -10,18 +10,21 @@ from typing import NamedTuple, TypeVar, cast
 from ecg_llm.config import NanoModelConfig, Study
 from ecg_llm.records import (
     Answer,
+    Check,
     Document,
     Draft,
     Estimate,
     Judgement,
+    Overlap,
     PageQuality,
     Passage,
+    Placement,
     Question,
     Row,
     Score,
     Training,
 )
-from ecg_llm.report import counts, literature, results
+from ecg_llm.report import counts, literature, questions, results
 from ecg_llm.report.figures import Curve, curve_plot
 from ecg_llm.stats import ranking
 
@@ -124,16 +127,16 @@ def _content(
     documents = _rows(tables, Document)
     passages = _rows(tables, Passage)
     drafts = _rows(tables, Draft)
-    questions = _rows(tables, Question)
+    asked = _rows(tables, Question)
     answers = _rows(tables, Answer)
     judgements = _rows(tables, Judgement)
     scores = _rows(tables, Score)
     estimates = _rows(tables, Estimate)
     order = list(study.arms)
     declared = study.estimates.comparisons
-    flow = counts.count_tables(documents, passages, drafts, questions, answers, judgements, scores)
+    flow = counts.count_tables(documents, passages, drafts, asked, answers, judgements, scores)
     extra = (
-        counts.retrieval_table(answers, questions, passages),
+        counts.retrieval_table(answers, asked, passages),
         counts.cost_table(study, answers),
     )
     return {
@@ -145,19 +148,29 @@ def _content(
         "layer_titles": {
             name: title for name, (title, _) in results.TITLES.items() if name in ranking.LAYERS
         },
-        "layers": results.layers(estimates, questions, order),
+        "layers": results.layers(estimates, asked, order),
         "label": results.label,
         "short_label": results.short_label,
         "is_percent": results.is_percent,
         "families": results.families(estimates, declared),
         "declared": bool(declared),
         "training": _training(_rows(tables, Training)),
-        "stages": counts.stages(documents, passages, drafts, questions, answers, scores),
+        "stages": counts.stages(documents, passages, drafts, asked, answers, scores),
         "count_tables": [*flow, *(table for table in extra if table)],
         "unread": counts.unread(documents),
         "literature": literature.literature(documents, _rows(tables, PageQuality), pictures),
+        "questions": questions.question_figures(
+            study,
+            documents,
+            passages,
+            _rows(tables, Placement),
+            drafts,
+            _rows(tables, Check),
+            asked,
+            _rows(tables, Overlap),
+        ),
         "documents": len(documents),
-        "samples": counts.samples(order, documents, passages, questions, answers, scores),
+        "samples": counts.samples(order, documents, passages, asked, answers, scores),
         "answer_models": _answer_models(answers),
         "packages": _packages(manifests),
         "hosts": sorted({str(h) for m in manifests.values() for h in _list(m.get("hosts"))}),

@@ -24,7 +24,7 @@ class Results(NamedTuple):
     """What one file says: scores with systems as arms, and where each item belongs."""
 
     scores: list[Score]
-    subset_of: dict[str, str]
+    subsets_of: dict[str, tuple[str, ...]]
     cluster_of: dict[str, str]
 
 
@@ -149,12 +149,12 @@ def compare_results(
         raise UsageError(
             f"No results of {', '.join(unknown)}; the files hold {', '.join(sorted(systems))}."
         )
-    subset_of = {score.question_id: "" for score in scores}
+    subsets_of: dict[str, tuple[str, ...]] = {score.question_id: ("",) for score in scores}
     cluster_of: dict[str, str] = {}
     for results in tables.values():
-        subset_of |= results.subset_of
+        subsets_of |= results.subsets_of
         cluster_of |= {item: cluster for item, cluster in results.cluster_of.items() if cluster}
-    rows = estimates(scores, subset_of, cluster_of, comparisons, resamples, seed, progress)
+    rows = estimates(scores, subsets_of, cluster_of, comparisons, resamples, seed, progress)
     means = [row for row in rows if not row.against]
     return {
         "means": [
@@ -208,7 +208,7 @@ def _read_scores(path: Path) -> Results:
     known = [question for question in questions if question.question_id in asked]
     return Results(
         scores,
-        {question.question_id: question.subset for question in known},
+        {question.question_id: question.subsets for question in known},
         {question.question_id: question.group for question in known if question.group},
     )
 

@@ -76,7 +76,7 @@ class Rank(NamedTuple):
 
 def estimates(
     scores: Sequence[Score],
-    subset_of: Mapping[str, str],
+    subsets_of: Mapping[str, tuple[str, ...]],
     cluster_of: Mapping[str, str],
     comparisons: Sequence[tuple[str, str]],
     resamples: int,
@@ -96,7 +96,8 @@ def estimates(
 
     Args:
         scores: any number of metrics and arms.
-        subset_of: question_id -> "set/split"; scores of other questions are left out.
+        subsets_of: question_id -> every "set/split" it counts in; scores of other questions are
+            left out.
         cluster_of: question_id -> group; a question without one is a cluster of its own.
         comparisons: pairs (a, b) whose difference a - b is tested; all pairs where none is
             declared or none of the declared applies, as with raters' own names of the systems.
@@ -107,7 +108,7 @@ def estimates(
     Returns:
         Rows ordered by metric and subset, means before differences.
     """
-    panels = list(_panels(scores, subset_of, cluster_of))
+    panels = list(_panels(scores, subsets_of, cluster_of))
     rows: list[Estimate] = []
     for done, panel in enumerate(panels):
         if progress:
@@ -145,23 +146,26 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def _panels(
-    scores: Sequence[Score], subset_of: Mapping[str, str], cluster_of: Mapping[str, str]
+    scores: Sequence[Score],
+    subsets_of: Mapping[str, tuple[str, ...]],
+    cluster_of: Mapping[str, str],
 ) -> Iterator[Panel]:
     """Yield the panels of these scores, sorted by metric and subset."""
     cells: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = defaultdict(dict)
     missing: dict[tuple[str, str, str], int] = defaultdict(int)
     for score in scores:
-        subset = subset_of.get(score.question_id)
-        if subset is None or score.status == "not_applicable":
+        if score.status == "not_applicable":
             continue
-        # An arm whose answers all failed keeps its (empty) column.
-        values = cells[score.metric, subset].setdefault((score.question_id, score.arm), [])
         value = score.value
         if score.status != "scored":
-            missing[score.metric, subset, score.arm] += 1
             value = METRICS[score.metric].missing_as if score.metric in METRICS else None
-        if value is not None:
-            values.append(value)
+        for subset in subsets_of.get(score.question_id, ()):
+            # An arm whose answers all failed keeps its (empty) column.
+            values = cells[score.metric, subset].setdefault((score.question_id, score.arm), [])
+            if score.status != "scored":
+                missing[score.metric, subset, score.arm] += 1
+            if value is not None:
+                values.append(value)
     for (metric, subset), cell in sorted(cells.items()):
         questions = sorted({question for question, _ in cell})
         arms = tuple(sorted({arm for _, arm in cell}))

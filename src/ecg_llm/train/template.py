@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from ecg_llm.contracts import Message, Task, UsageError
 from ecg_llm.local import chat_ids
-from ecg_llm.prompt import choice_reply, question_messages
+from ecg_llm.prompt import choice_reply, question_messages, target_reply
 from ecg_llm.records import Passage, Question
 
 if TYPE_CHECKING:
@@ -34,10 +34,9 @@ class Masked(NamedTuple):
 def example(question: Question, passages: Sequence[Passage] = ()) -> Example:
     """Return the prompt that arms are asked with, byte for byte, and the reply to learn."""
     task = Task(question, question.options, tuple(passages))
-    reply = choice_reply(question.answer) if question.kind == "choice" else question.reference
     return {
         "prompt": question_messages(task),
-        "completion": [{"role": "assistant", "content": reply}],
+        "completion": [{"role": "assistant", "content": target_reply(question)}],
     }
 
 

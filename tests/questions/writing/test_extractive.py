@@ -1,15 +1,14 @@
 import json
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from ecg_llm.config import Questions
-from ecg_llm.questions.extractive import ExtractiveWriter
-from ecg_llm.questions.facts import Casing, fact_of, sentences
-from ecg_llm.questions.generate import windows
-from ecg_llm.questions.verify import letter_balance, longest_key_z, questions
+from ecg_llm.questions.checking.keys import letter_balance, longest_key_z
+from ecg_llm.questions.checking.verify import questions
+from ecg_llm.questions.writing.extractive import ExtractiveWriter
+from ecg_llm.questions.writing.windows import windows
 from ecg_llm.testing import check_writer, passage
 
 SHARED = Path(__file__).parents[2].parent / "shared"
@@ -43,98 +42,12 @@ is long.
 """
 
 
-def facts(text):
-    casing = Casing([text])
-    return [fact for s in sentences(text) if (fact := fact_of(s, casing))]
-
-
-def asked(text):
-    return [fact.question for fact in facts(text)]
-
-
-def test_facts_become_the_questions_a_person_would_ask():
-    found = asked(CHAPTER)
-    for question in (
-        "How is first-degree AV block defined?",
-        "What is marked first-degree AV block?",
-        "How is Mobitz type II block defined?",
-        "What is a fusion beat?",
-        "What is the rate of a ventricular escape rhythm?",
-        "How does LBBB differ from RBBB?",
-        "When should isoproterenol be avoided?",
-        "Why is biventricular hypertrophy hard to recognize?",
-        "How long does the P wave last?",
-    ):
-        assert question in found
-
-
-@pytest.mark.parametrize(
-    "sentence",
-    [
-        "This is defined as a delay of conduction in the AV node.",
-        "It is a delay of conduction in the atrioventricular node.",
-        "The authors is a group of people who wrote the whole text.",
-        "The latter rhythm is a fast rhythm with wide QRS complexes.",
-        "The valve is a thin leaf of tissue at the mouth of a chamber.",
-        "Figure 3 shows a wide QRS complex with a notched R wave.",
-        "Another cause is a drug that prolongs the QT interval of the heart.",
-        "Atrial fibrillation is a common arrhythmia in older adults.",
-        "Patients in this study is a group of adults with heart failure.",
-        "However, the QRS complex is a wave of ventricular depolarization.",
-        "Bundle branch block is a delay as shown in Table 2 of the guideline.",
-        "AV blocks are often described by degrees and by their place.",
-    ],
-)
-def test_sentences_that_lean_on_others_or_evaluate_give_no_question(sentence):
-    assert asked(sentence) == []
-
-
-def test_german_sentences_give_german_questions():
-    text = (
-        "Der AV-Block dritten Grades ist durch vollständige Dissoziation von Vorhof- und "
-        "Kammeraktion gekennzeichnet. Unter einem Schenkelblock versteht man eine verzögerte "
-        "Erregung der Kammer. Der Lagetyp beschreibt die Richtung der größten Vektorprojektion. "
-        "Die P-Welle ist der Ausdruck der Erregung beider Vorhöfe."
-    )
-    assert asked(text) == [
-        "Wodurch ist der AV-Block dritten Grades gekennzeichnet?",
-        "Was versteht man unter einem Schenkelblock?",
-        "Was beschreibt der Lagetyp?",
-        "Was ist die P-Welle?",
-    ]
-
-
-def test_sentences_are_prose_and_stand_in_the_text():
-    found = sentences(CHAPTER)
-    assert all(sentence.raw in CHAPTER for sentence in found)
-    assert not any("list item" in s.text or "table is" in s.text for s in found)
-    cited = next(s for s in found if s.text.startswith("Ventricular fibrillation"))
-    assert cited.raw.endswith("[12].")
-    assert cited.text.endswith("QRS complexes.")
-
-
-def test_abbreviations_and_initials_end_no_sentence_but_roman_leads_do():
-    text = "Some drugs, e.g. Amiodarone, prolong QT. The axis is seen in lead I. Lead II is next."
-    assert [s.text for s in sentences(text)] == [
-        "Some drugs, e.g. Amiodarone, prolong QT.",
-        "The axis is seen in lead I.",
-        "Lead II is next.",
-    ]
-
-
-def test_long_and_strange_text_takes_no_time():
-    hostile = "The " + "a " * 40 + "is because. " + "x" * 100_000 + ". " + "A is " * 20_000 + "."
-    start = time.monotonic()
-    facts(hostile + "\n\n" + "Word because " * 5_000)
-    assert time.monotonic() - start < 5
-
-
 def written(text, **changes):
     settings = Questions(per_window=30, **changes)
     passages = [
         passage(part, start=i * 10_000) for i, part in enumerate(text.split("\n\n")) if part
     ]
-    drafts = ExtractiveWriter(settings, 1).write(windows(passages, settings, 1))
+    drafts = list(ExtractiveWriter(settings, 1).write(windows(passages, settings, 1)))
     return drafts, questions(drafts, passages, settings, 1), passages
 
 
@@ -148,6 +61,87 @@ def test_nearly_everything_it_writes_passes_the_checks():
     for row in kept:
         assert row.evidence in texts[row.passage_id]
         assert row.question.endswith("?")
+
+
+def items(drafts):
+    return [item for draft in drafts for item in json.loads(draft.reply)["questions"]]
+
+
+def test_every_question_says_its_type_and_difficulty_and_has_no_plan():
+    drafts, _, _ = written(CHAPTER)
+    assert all(draft.plan == () for draft in drafts)
+    told = {item["question"]: (item["type"], item["difficulty"]) for item in items(drafts)}
+    assert told["How is first-degree AV block defined?"] == ("fact", "easy")
+    assert told["How do LBBB and RBBB differ?"] == ("comparison", "hard")
+    assert told["What is the rate of a ventricular escape rhythm?"] == ("threshold", "medium")
+    assert told["When should isoproterenol be avoided?"] == ("management", "medium")
+    assert told["Why is biventricular hypertrophy hard to recognize?"] == ("mechanism", "hard")
+
+
+def test_the_quota_of_a_window_is_dealt_to_its_passages():
+    kinds = ("AV block", "SA block", "bundle branch block", "fascicular block", "exit block")
+    long = " ".join(
+        f"A {kind} is a disorder in which conduction fails on its way." for kind in kinds
+    )
+    short = "A fusion beat is a hybrid complex that two impulses from two places make together."
+    settings = Questions(per_window=2, window=10_000, kinds=("open",))
+    parts = [passage(long), passage(short, start=10_000)]
+    (draft,) = ExtractiveWriter(settings, 1).write(windows(parts, settings, 1))
+    evidence = [item["evidence"] for item in items([draft])]
+    assert len(evidence) == 2
+    assert evidence.count(short) == 1
+
+
+ARTERIES = """# Glossary
+
+carotid artery : vessel of the neck that supplies blood to the front of the brain ^ \
+iliac artery : branch of the trunk that brings blood to the legs and the feet ^ \
+renal artery : branch of the trunk that brings blood to one of the kidneys ^ \
+splenic artery : branch of the celiac trunk that ends at the hilum of the spleen ^ \
+gastric artery : branch that runs along the small curve of the stomach ^ \
+ophthalmic artery : vessel inside the orbit that nourishes the retina and the eyelids ^ \
+basilar artery : midline vessel that lies on the ventral surface of the pons ^ \
+brachial artery : main vessel of the upper arm, at which pressure is measured ^ \
+vagus nerve : tenth cranial nerve; slows the heart and moves the bowel ^ \
+optic nerve : second cranial nerve; carries signals from the retina ^"""
+
+
+def test_wrong_options_are_of_the_right_ones_kind():
+    part = passage(ARTERIES, section="Glossary")
+    settings = Questions(per_window=30, kinds=("choice",))
+    drafts = ExtractiveWriter(settings, 1).write(windows([part], settings, 1))
+    found = items(drafts)
+    assert found
+    for item in found:
+        assert "nerve" not in " ".join((item["answer"], *item["distractors"])).lower()
+        assert len(set(item["distractors"])) == 3
+
+
+def test_what_also_holds_for_another_term_is_no_choice_question_about_it():
+    alike = ARTERIES.replace(
+        "iliac artery : branch of the trunk that brings blood to the legs and the feet",
+        "iliac artery : branch of the trunk that brings blood to each of the kidneys",
+    )
+    part = passage(alike, section="Glossary")
+    settings = Questions(per_window=30, kinds=("choice",))
+    kidneys = {"Iliac artery", "Renal artery"}
+    found = items(ExtractiveWriter(settings, 1).write(windows([part], settings, 1)))
+    assert any(item["answer"] in kidneys or item["answer"].endswith("kidneys") for item in found)
+    for item in found:
+        if item["answer"] in kidneys or item["answer"].endswith("kidneys"):
+            assert not any(wrong.endswith("kidneys") for wrong in item["distractors"])
+            assert not kidneys & set(item["distractors"])
+
+
+def test_a_value_that_others_would_fulfil_too_is_not_asked_with_options():
+    loose = (
+        "More than 90 percent of plasma is water. About 45 percent of blood is cells. Tumor is 20 "
+        "percent fat, bone is 35 percent water and muscle is 70 percent water in healthy adults."
+    )
+    drafts, _, _ = written(loose, kinds=("choice",))
+    asked = [item["question"] for item in items(drafts)]
+    assert "What percentage of blood is cells?" in asked
+    assert not any("plasma" in question for question in asked)
 
 
 def test_wrong_values_have_the_unit_of_the_right_one_and_are_not_in_the_sentence():
@@ -167,14 +161,14 @@ def test_the_same_seed_writes_the_same_and_hidden_text_is_not_a_source():
     hidden = hidden.model_copy(update={"hidden": True})
     settings = Questions(per_window=30)
     found = windows([*passages, hidden], settings, 1)
-    assert ExtractiveWriter(settings, 1, [*passages, hidden]).write(found) == first
+    assert list(ExtractiveWriter(settings, 1, [*passages, hidden]).write(found)) == first
 
 
 def test_with_a_corpus_a_window_is_written_the_same_alone_and_among_others():
     settings = Questions(per_window=30, window=60)
     passages = [passage(part, start=i * 10_000) for i, part in enumerate(CHAPTER.split("\n\n"))]
     found = windows(passages, settings, 1)
-    together = ExtractiveWriter(settings, 1, passages).write(found)
+    together = list(ExtractiveWriter(settings, 1, passages).write(found))
     alone = [d for w in found for d in ExtractiveWriter(settings, 1, passages).write([w])]
     assert alone == together
     assert len(together) == 2 * len(found)
@@ -209,7 +203,7 @@ def test_a_real_book_gives_balanced_questions_that_stand_in_it():
             parts.append(passage(part, start=start))
         start += len(part) + 2
     settings = Questions(per_window=3)
-    drafts = ExtractiveWriter(settings, 1).write(windows(parts, settings, 1))
+    drafts = list(ExtractiveWriter(settings, 1).write(windows(parts, settings, 1)))
     rows = questions(drafts, parts, settings, 1)
     kept = [row for row in rows if row.status == "kept"]
     assert len(kept) > 400

@@ -1,0 +1,1 @@
+"""Questions of other makers in, corrections of experts in and out, exports for other tools."""

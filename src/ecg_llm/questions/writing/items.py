@@ -1,0 +1,229 @@
+"""The open and choice questions that can be made of a fact."""
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+from ecg_llm.questions.words import content_words
+from ecg_llm.questions.writing.facts import Fact, fact_of, statement_of
+from ecg_llm.questions.writing.lists import facts_in_lists
+from ecg_llm.questions.writing.options import (
+    DEFINING,
+    OPTION_WORDS,
+    TERM_WORDS,
+    Terms,
+    Value,
+    bare,
+    capital,
+    definition,
+    kind_of,
+    values_in,
+    wrong_options,
+    wrong_values,
+)
+from ecg_llm.questions.writing.patterns import MODALS
+from ecg_llm.questions.writing.phrases import DEFINES, POINTS_BACK
+from ecg_llm.questions.writing.sentences import Sentence, sentences
+from ecg_llm.questions.writing.usage import Usage
+from ecg_llm.records import Difficulty, Passage, QuestionType
+
+LOOSE = frozenset({"lobe", "process", "measure", "structure", "test", "membrane", "substance"})
+"""Kinds so wide that what is said of one thing often holds for others."""
+LISTED = frozenset({"list", "term", "function"})
+"""Relations whose text is no sentence with a gap to fill."""
+MEASURED = frozenset({"value", "range", "length", "average", "share"})
+"""Relations whose question asks for the value itself."""
+LOOSELY_BOUND = MEASURED | {"statement"}
+HEDGE = re.compile(
+    r"(?:(?P<bound>(?:more|less|longer|shorter|greater) than|at least|at most|above|below|over"
+    r"|under|up to)|about|approximately|around|roughly|nearly|almost|only|usually|from|between) $",
+    re.IGNORECASE,
+)
+PART_OF_VALUE = re.compile(
+    r"(?:\d\S*(?: \w+)? (?:or|to|and) |\d \w+ \(|minus |plus |± ?)$|\bit (?:is|was|has) [^.]*$"
+)
+NO_OPTION = frozenset(
+    ["in", "on", "when", "for", "with", "at", "during", "if", "term", "word", "name", "another"]
+)
+"""Beginnings of definitions that stand out among others."""
+
+
+class Item(NamedTuple):
+    """A question as it goes into a draft."""
+
+    form: str
+    """Relation or kind of choice question: a draft mixes forms."""
+    place: int
+    """Of several forms used equally often, the lower goes first."""
+    type: QuestionType
+    difficulty: Difficulty
+    question: str
+    answer: str
+    evidence: str
+    distractors: tuple[str, ...] = ()
+
+
+class Pool:
+    """The facts, terms and values of a corpus, from which wrong options are taken."""
+
+    def __init__(self, passages: Sequence[Passage]) -> None:
+        self._passages = passages
+        self._usage = Usage([passage.text for passage in passages])
+        self._found: dict[str, list[Fact]] = {}
+
+    def facts_in(self, passage: Passage) -> list[Fact]:
+        """Return the facts of a passage in the order of its sentences, then those of its lists."""
+        if passage.passage_id not in self._found:
+            said = (_fact(sentence, self._usage) for sentence in sentences(passage.text))
+            listed = facts_in_lists(passage.text, passage.section, self._usage)
+            self._found[passage.passage_id] = [*(fact for fact in said if fact), *listed]
+        return self._found[passage.passage_id]
+
+    @cached_property
+    def terms(self) -> Terms:
+        """Every term."""
+        facts = [fact for passage in self._passages for fact in self.facts_in(passage)]
+        texts = [s.text for passage in self._passages for s in sentences(passage.text)]
+        return Terms(facts, texts)
+
+    @cached_property
+    def values(self) -> dict[str, list[Value]]:
+        """Every value by unit."""
+        found: dict[str, dict[str, Value]] = {}
+        for passage in self._passages:
+            for value, _, _ in values_in(passage.text):
+                found.setdefault(value.unit, {}).setdefault(value.text, value)
+        return {unit: list(values.values()) for unit, values in found.items()}
+
+
+def _fact(sentence: Sentence, usage: Usage) -> Fact | None:
+    """Return the fact of a sentence, or its bare statement if that has a value to ask for."""
+    if fact := fact_of(sentence, usage):
+        return fact
+    return statement_of(sentence, usage) if values_in(sentence.text) else None
+
+
+def open_item(fact: Fact) -> Item:
+    """Return the open question of a fact; the text's own words answer it."""
+    relation = fact.relation
+    return Item(
+        relation.name, relation.place, relation.type, relation.difficulty,
+        fact.question, fact.sentence.text, fact.sentence.raw,
+    )  # fmt: skip
+
+
+def choice_items(fact: Fact, pool: Pool, rng: random.Random) -> Iterator[Item]:
+    """Yield the choice questions of a fact."""
+    for made in (_by_object(fact, pool, rng), _by_term(fact, pool, rng)):
+        if made is not None:
+            yield made
+    yield from _by_value(fact, pool, rng)
+
+
+def _choice(form: str, fact: Fact, question: str, right: str, wrong: Sequence[str]) -> Item:
+    relation = fact.relation
+    options = [capital(option) for option in (right, *wrong)]
+    return Item(
+        form, relation.place, relation.type, relation.difficulty,
+        question, options[0], fact.sentence.raw, tuple(options[1:]),
+    )  # fmt: skip
+
+
+def _by_object(fact: Fact, pool: Pool, rng: random.Random) -> Item | None:
+    """Ask what something is; wrong are the definitions of other things of its kind."""
+    right = definition(fact.object)
+    kind = kind_of(bare(fact.subject), right)
+    if fact.name not in DEFINING - {"naming"} or kind is None or not _is_option(right):
+        return None
+    others = {
+        term.said: f"{term.text} {term.said}"
+        for term in pool.terms.others(fact, kind, defined=True)
+        if _is_option(term.said)
+    }
+    wrong = wrong_options(right, others, f"{fact.subject} {right}", rng)
+    if not wrong or _gives_away(fact.subject, right, wrong):
+        return None
+    question = fact.question
+    if fact.name == "definition":
+        question = f"What {fact.number} {fact.subject}?"
+    return _choice("by_object", fact, question, right, wrong)
+
+
+def _is_option(text: str) -> bool:
+    """Return whether a definition can stand alone among the options."""
+    words = text.split()
+    if words[0].lower() in NO_OPTION:
+        return False
+    if POINTS_BACK.search(text) or re.search(r", [\w-]+$", text):
+        return False
+    return 3 <= len(words) <= OPTION_WORDS and DEFINES.search(text) is not None
+
+
+def _by_term(fact: Fact, pool: Pool, rng: random.Random) -> Item | None:
+    """Ask which term something is said of; wrong are other terms of its kind."""
+    term = bare(fact.subject)
+    kind = kind_of(term, fact.object if fact.name in DEFINING else "")
+    if kind is None or not fact.predicate or len(term.split()) > TERM_WORDS:
+        return None
+    if set(content_words(term)) & set(content_words(fact.predicate)):
+        return None
+    defined = fact.name in DEFINING
+    if len(content_words(fact.object)) < (3 if defined else 6):
+        return None
+    if not defined and (kind.name in LOOSE or fact.predicate.split()[0] in MODALS):
+        return None
+    others = {
+        t.text: f"{t.text} {t.said}"
+        for t in pool.terms.others(fact, kind)
+        if defined or not set(content_words(t.text)) & set(content_words(term)) - set(kind.ask)
+    }
+    wrong = wrong_options(term, others, f"{fact.subject} {fact.object}", rng)
+    if not wrong:
+        return None
+    if fact.name == "naming":
+        question = f"What {fact.predicate} called?"
+    else:
+        asked = kind.ask[fact.number == "are"]
+        question = f"Which {asked} {fact.predicate}?"
+    return _choice("by_term", fact, question, term, wrong)
+
+
+def _by_value(fact: Fact, pool: Pool, rng: random.Random) -> Iterator[Item]:
+    """Ask for a value that the sentence states; wrong are other values of its unit."""
+    text = fact.sentence.text
+    if fact.name in LISTED or not text.endswith("."):
+        return
+    found = values_in(text)
+    stated = {value.text for value, _, _ in found}
+    for right, start, end in found:
+        if PART_OF_VALUE.search(text[:start]):
+            continue
+        wrong = wrong_values(right, stated, pool.values.get(right.unit, []), rng)
+        if not wrong:
+            continue
+        before = HEDGE.search(text[:start])
+        hedge = before["bound"] or "" if before else ""
+        if hedge and fact.name in LOOSELY_BOUND:
+            continue  # what is more than 90 percent is more than 75 percent too
+        if fact.name in MEASURED and fact.object.startswith(text[before.start() : start].strip()
+                                                            if before else right.text):  # fmt: skip
+            question = fact.question
+            options = [right.text, *wrong]
+        else:
+            german = fact.language == "de"
+            asks = (
+                "Welcher Wert gehört in die Lücke" if german else "Which value belongs in the gap"
+            )
+            question = f"{asks}: “{text[:start]}____{text[end:]}”?"
+            options = [right.text, *wrong]
+        item = _choice("by_value", fact, question, options[0], options[1:])
+        yield item._replace(type="threshold", difficulty="medium")
+
+
+def _gives_away(subject: str, right: str, wrong: Sequence[str]) -> bool:
+    """Return whether only the right option repeats words of the subject."""
+    asked = set(content_words(subject))
+    shared = [len(asked & set(content_words(option))) for option in (right, *wrong)]
+    return shared[0] > max(shared[1:])

@@ -1,0 +1,102 @@
+"""Complete sentences of the prose of a Markdown text, as they stand and as they read."""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ecg_llm.questions.writing.patterns import WORDS
+
+ABBREVIATION = re.compile(
+    r"(?:\b(?:e\.g|i\.e|vs|fig|figs|tab|approx|ca|dr|prof|no|al|etc|resp|cf|incl|max|min|st|eq"
+    r"|bzw|z\. ?b|d\. ?h|u\. ?a|abb|sog|evtl|ggf|vgl|inkl|usw|nr)|(?<![/\w])[A-HJ-UWYZ])\.$",
+    re.IGNORECASE,
+)
+LETTERED = re.compile(
+    r"\b(?:vitamin|hepatitis|influenza|type|group|factor|class|grade|phase|stage) [A-Z]\.$", re.I
+)
+BOUNDARY = re.compile(r"[.!?][\"”’)]*\s+(?=[\"“(]?[A-ZÄÖÜ0-9])")
+ITEM = re.compile(r"(?m)^\s*(?:[-*+•]\s+|\d+[.)]\s+)")
+NOT_PROSE = re.compile(r"\s*(?:[#|>=!<$@`^]|\[\d+\]|class=|\*\*[^*]+\*\*\s*$)")
+CITATION = re.compile(
+    r"\s?\[\s?\d+(?:\s?[,–-]\s?\d+)*\]|\s?\((?:see )?(?:Fig(?:ure)?|Table)s?\b[^)]*\)"
+    r"|\s?\((?:plural|singular) ?= ?[^)]*\)"
+)
+"""What a sentence reads better without."""
+
+
+SENTENCE_WORDS = (6, 45)
+LEANS = re.compile(
+    r"\balso\b(?! (?:called|known|termed|referred))|\bsuch (?!as\b)|\bas you\b|\bet al\b"
+    r"|\b(?:many|some|all|both|most|one|each|two|none) of (?:them|which)\b|\b(?:is|are) being\b"
+    r"|\b[Ff]igures?[a-z]?\b|\b(?:a|an)(?: \w+)? different\b"
+    r"|\ball (?:of )?(?:the )?other\b|\b(?:of|to|from|with) that (?!of\b|is\b|are\b)[a-z]+\b"
+    r"|(?<!and )(?<!, )(?<!; )\bthen\b|\bjust (?:described|mentioned|discussed)\b"
+    r"|\b(?:described|explained|mentioned|noted|shown|discussed|listed|given) (?:above|below)\b"
+    r"|\bvariety of (?:ways|functions|reasons)\b|\bmany ways\b|\bdepending on the\b"
+)
+"""Turns of speech that point outside the sentence, or say next to nothing."""
+DAMAGED = re.compile(
+    r"\w- (?!and|or|to|und|oder|bis)\w|@\w|=>|\\|_{2}|\$|[|?!]|^\W|\.\.|,\.|\([a-z0-9]\)"
+)
+"""Left-overs of layout and markup."""
+
+
+class Sentence(NamedTuple):
+    """A sentence as it stands in the text, and as it reads without citations."""
+
+    raw: str
+    text: str
+
+
+def sentences(text: str) -> list[Sentence]:
+    """Return the complete sentences of the prose and of the list items of a text, in order."""
+    found = []
+    for block in re.split(r"\n\s*\n", text):
+        for part in ITEM.split(block):
+            if NOT_PROSE.match(part) or re.search(r"\n\s*[|#]| \^ ", part):
+                continue
+            found += [s for raw in _cut(part.strip()) if (s := _read(raw))]
+    return found
+
+
+def readable(raw: str) -> str:
+    """Return a stretch of a text without citations, emphasis and line breaks."""
+    clean = " ".join(CITATION.sub("", raw).replace("**", "").replace("__", "").split())
+    return re.sub(r"(?<!\w)[*_](\S[^*_]*)[*_](?!\w)", r"\1", clean)
+
+
+def words_in(text: str) -> list[str]:
+    """Return the words of a phrase, lower case, hyphens and apostrophes within."""
+    return re.findall(r"[\w’'-]+", text.lower())
+
+
+def stands_alone(sentence: Sentence) -> bool:
+    """Return whether a sentence reads without the ones around it, and may be about medicine."""
+    text = sentence.text
+    return (
+        SENTENCE_WORDS[0] <= len(text.split()) <= SENTENCE_WORDS[1]
+        and not (WORDS["leaning"] | WORDS["technical"]).intersection(words_in(text))
+        and not LEANS.search(text)
+        and not DAMAGED.search(text)
+        and text.count("(") == text.count(")")
+        and text.count('"') % 2 == 0
+    )
+
+
+def _read(raw: str) -> Sentence | None:
+    clean = readable(raw)
+    return Sentence(raw, clean) if clean[:1].isupper() and clean.endswith(".") else None
+
+
+def _cut(block: str) -> Iterator[str]:
+    start = 0
+    for boundary in BOUNDARY.finditer(block):
+        end = len(block[: boundary.end()].rstrip())
+        head = block[max(start, end - 20) : end].rstrip('"”’)')
+        # "I.", "5." and "e.g." end no sentence, but "200 ms." and "grade I." mostly do.
+        if ABBREVIATION.search(head[-6:]) and not LETTERED.search(head):
+            continue
+        yield block[start:end]
+        start = boundary.end()
+    if block[start:].strip():
+        yield block[start:].strip()

@@ -1,0 +1,198 @@
+import time
+
+import pytest
+
+from ecg_llm.questions.writing.facts import fact_of
+from ecg_llm.questions.writing.sentences import sentences
+from ecg_llm.questions.writing.usage import Usage
+
+CHAPTER = """\
+# Blocks and rhythms
+
+First-degree AV block is defined as a PR interval longer than 200 ms with conduction of every P \
+wave to the ventricles. This delay is common. Marked first-degree AV block is a PR interval longer \
+than 300 ms, and it can cause symptoms.
+
+Mobitz type II block is defined as a sudden nonconducted P wave with constant PR intervals before \
+and after the nonconducted P wave. A fusion beat is a hybrid QRS complex that results when a \
+supraventricular and a ventricular impulse activate the ventricles together.
+
+Junctional tachycardia is a junctional rhythm faster than 100 bpm. Bigeminy is a rhythm in which \
+every second beat is premature. Ventricular fibrillation is a chaotic rhythm without discrete QRS \
+complexes [12]. The rate of a ventricular escape rhythm is usually 20 to 40 bpm.
+
+Unlike RBBB, LBBB is uncommon in people without heart disease. Isoproterenol should be avoided in \
+congenital long QT syndrome. Biventricular hypertrophy is hard to recognize, because the opposite \
+forces of the two ventricles may cancel each other.
+
+The P wave lasts less than 120 ms. Atrial flutter runs at 300 bpm, sinus tachycardia at 150 bpm \
+and the sinus node at rest at 60 bpm. A QRS complex of 140 ms is wide, and a QT interval of 480 ms \
+is long.
+
+- A list item is a thing in a list of things.
+
+| Term | The table is a grid of cells with text. |
+"""
+
+
+def facts(text):
+    usage = Usage([text])
+    return [fact for s in sentences(text) if (fact := fact_of(s, usage))]
+
+
+def asked(text):
+    return [fact.question for fact in facts(text)]
+
+
+def test_facts_become_the_questions_a_person_would_ask():
+    found = asked(CHAPTER)
+    for question in (
+        "How is first-degree AV block defined?",
+        "What is marked first-degree AV block?",
+        "How is Mobitz type II block defined?",
+        "What is a fusion beat?",
+        "What is the rate of a ventricular escape rhythm?",
+        "How do LBBB and RBBB differ?",
+        "When should isoproterenol be avoided?",
+        "Why is biventricular hypertrophy hard to recognize?",
+        "How long does the P wave last?",
+    ):
+        assert question in found
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "This is defined as a delay of conduction in the AV node.",
+        "It is a delay of conduction in the atrioventricular node.",
+        "The authors is a group of people who wrote the whole text.",
+        "The latter rhythm is a fast rhythm with wide QRS complexes.",
+        "The valve is a thin leaf of tissue at the mouth of a chamber.",
+        "Figure 3 shows a wide QRS complex with a notched R wave.",
+        "Another cause is a drug that prolongs the QT interval of the heart.",
+        "Atrial fibrillation is a common arrhythmia in older adults.",
+        "Patients in this study is a group of adults with heart failure.",
+        "However, the QRS complex is a wave of ventricular depolarization.",
+        "Bundle branch block is a delay as shown in Table 2 of the guideline.",
+        "AV blocks are often described by degrees and by their place.",
+    ],
+)
+def test_sentences_that_lean_on_others_or_evaluate_give_no_question(sentence):
+    assert asked(sentence) == []
+
+
+@pytest.mark.parametrize(
+    ("sentence", "question"),
+    [
+        ("The SA node, also called the pacemaker, is located in the wall of the right atrium.",
+         "Where is the SA node located?"),
+        ("Local changes in the membrane potential are called graded potentials.",
+         "What are graded potentials?"),
+        ("Edema, a swelling of tissue with interstitial fluid, is caused by many disorders.",
+         "What is edema?"),
+        ("There are two types of sleep apnea: obstructive sleep apnea and central sleep apnea.",
+         "What are the two types of sleep apnea?"),
+        ("Compared with veins, arteries have thick walls with much smooth muscle.",
+         "How do arteries and veins differ?"),
+        ("The main difference between systole and diastole is the direction of the wall's motion.",
+         "What is the main difference between systole and diastole?"),
+        ("When calcium binds to troponin, the binding sites of actin become free.",
+         "What happens when calcium binds to troponin?"),
+        ("Erythrocytes usually live only 120 days on average in the blood.",
+         "How long do erythrocytes live?"),
+        ("Albumin accounts for about 54 percent of the plasma protein, and the liver makes it.",
+         "What percentage of the plasma protein does albumin account for?"),
+        ("Meningitis can be caused by infection with bacteria or viruses.",
+         "What can meningitis be caused by?"),
+        ("Complete bundle branch block requires a QRS duration of at least 120 ms.",
+         "What does complete bundle branch block require?"),
+        ("LVH often prolongs the QRS duration and the R wave peak time.",
+         "What does LVH prolong?"),
+        ("Cancer is a disease in which cells divide without the control of the body.",
+         "What is cancer?"),
+        ("Bei Hypokaliämie finden sich ST-Senkungen und hervortretende U-Wellen.",
+         "Was findet sich bei Hypokaliämie?"),
+        ("Vertauschte Armelektroden gelten als Ursache einer negativen P-Welle in Ableitung I.",
+         "Als was gelten vertauschte Armelektroden?"),
+    ],
+)  # fmt: skip
+def test_each_shape_of_sentence_has_its_question(sentence, question):
+    assert asked(sentence) == [question]
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Common blood tests indicating infarction include the level of troponin.",
+        "Environmental triggers seem to play large roles in autoimmune disease.",
+        "Acquired forms include lupus and reactions of the immune system to heparin.",
+        "The outer segment contains the pigments and the stacks of the membrane.",
+        "The surrounding tissues are dependent on the correct growth of the heart.",
+        "Superior to the lateral sulcus are the parietal lobe and the frontal lobe.",
+        "In comparison, parasympathetic stimulation releases acetylcholine from the nerve.",
+        "The liver requires the fat-soluble vitamin K to produce many of them.",
+        "The reflex explained above includes sensory input and motor output of the cord.",
+        "The treatment of the disease consists of drugs and of rest in bed for weeks.",
+        "Homeostasis is the balance within a tissue between the two systems.",
+        "The cerebrum is covered by a layer of cells of the forebrainthe cerebral cortex.",
+        "Nervous System Anosmia is the loss of the sense of smell after an injury.",
+        "The score for every entry is the rank coefficient of the whole ranking.",
+        "The patient's pulse pressure is the difference between two values of pressure.",
+        "Respiratory volume is dependent on a variety of factors of the body.",
+        "The production and secretion of PTH is regulated by a loop of feedback.",
+        "The oculomotor nerve controls all the other muscles of the eye and the eyelid.",
+        "The thalamus then sends the sensory information to the cerebral cortex of the brain.",
+        "Typical AVNRT conducts forward over the slow pathway and backward over the fast one.",
+        "Respiratory volume may be 500 ml in one person and 700 ml in another.",
+        "The middle panel shows the membrane potential during the stimulation.",
+        "Figurea shows the atrioventricular valves closed and the other valves open.",
+        "The ophthalmologist recognizes a swelling of the nerve and of the retina.",
+        "What is found in it is inferior but somewhat posterior to the thalamus.",
+        "Availability of digital stethoscopes provides a record of the heart sounds.",
+    ],
+)
+def test_sentences_that_once_gave_bad_questions_give_none(sentence):
+    around = "the forebrain and the cerebral cortex. nervous system, nervous system, anosmia."
+    usage = Usage([sentence, around])
+    assert [f.question for s in sentences(sentence) if (f := fact_of(s, usage))] == []
+
+
+def test_german_sentences_give_german_questions():
+    text = (
+        "Der AV-Block dritten Grades ist durch vollständige Dissoziation von Vorhof- und "
+        "Kammeraktion gekennzeichnet. Unter einem Schenkelblock versteht man eine verzögerte "
+        "Erregung der Kammer. Der Lagetyp beschreibt die Richtung der größten Vektorprojektion. "
+        "Die P-Welle ist der Ausdruck der Erregung beider Vorhöfe."
+    )
+    assert asked(text) == [
+        "Wodurch ist der AV-Block dritten Grades gekennzeichnet?",
+        "Was versteht man unter einem Schenkelblock?",
+        "Was beschreibt der Lagetyp?",
+        "Was ist die P-Welle?",
+    ]
+
+
+def test_sentences_are_prose_and_stand_in_the_text():
+    found = sentences(CHAPTER)
+    assert all(sentence.raw in CHAPTER for sentence in found)
+    assert any(s.text == "A list item is a thing in a list of things." for s in found)
+    assert not any("table is" in s.text for s in found)
+    cited = next(s for s in found if s.text.startswith("Ventricular fibrillation"))
+    assert cited.raw.endswith("[12].")
+    assert cited.text.endswith("QRS complexes.")
+
+
+def test_abbreviations_and_initials_end_no_sentence_but_roman_leads_do():
+    text = "Some drugs, e.g. Amiodarone, prolong QT. The axis is seen in lead I. Lead II is next."
+    assert [s.text for s in sentences(text)] == [
+        "Some drugs, e.g. Amiodarone, prolong QT.",
+        "The axis is seen in lead I.",
+        "Lead II is next.",
+    ]
+
+
+def test_long_and_strange_text_takes_no_time():
+    hostile = "The " + "a " * 40 + "is because. " + "x" * 100_000 + ". " + "A is " * 20_000 + "."
+    start = time.monotonic()
+    facts(hostile + "\n\n" + "Word because " * 5_000)
+    assert time.monotonic() - start < 5
