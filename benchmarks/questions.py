@@ -1,9 +1,15 @@
-"""The question writer against a server: python benchmarks/questions.py [--passages 1000].
+"""The question writers, measured.
 
-A real HTTP server in a process of its own answers every request after 200 ms. Measured is the step
-`drafts` of a study, from reading the passages to the last row on disk, against the time that the
-calls need if nothing but the server takes any: calls x 0.2 s / concurrency. Then the same with the
-replies in the cache, and with one request in ten going wrong.
+    python benchmarks/questions.py
+    python benchmarks/questions.py --literature ../shared/literature --draw 50 --seed 20261126
+
+The first: a real HTTP server in a process of its own answers every request after 200 ms. Measured
+is the step `drafts` of a study, from reading the passages to the last row on disk, against the time
+that the calls need if nothing but the server takes any: calls x 0.2 s / concurrency. Then the same
+with the replies in the cache, and with one request in ten going wrong.
+
+The second: how many questions the model-free writer has kept in 1,000 words of this folder, and so
+many of them, drawn with the seed, with their passages, for a second reader.
 """
 
 import argparse
@@ -12,6 +18,7 @@ import multiprocessing
 import random
 import re
 import shutil
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -19,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ecg_llm import config, pipeline, steps
-from ecg_llm.records import Draft, Question
+from ecg_llm.records import LETTERS, Draft, Passage, Question
 from ecg_llm.testing import FakeServer, Fault
 
 DELAY = 0.2
@@ -64,12 +71,20 @@ arms:
 
 def main() -> None:
     """Print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--passages", type=int, default=1000)
     parser.add_argument("--concurrency", type=int, default=32)
+    parser.add_argument("--literature", type=Path)
+    parser.add_argument("--draw", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
+        if arguments.literature:
+            literature = arguments.literature.resolve()
+            (folder / "study.yaml").write_text(json.dumps({"literature": str(literature)}))
+            read(folder, arguments.draw, arguments.seed)
+            return
         write_literature(folder / "literature", arguments.passages)
         for name, faulty in (("sound", False), ("faulty", True)):
             with Server(faulty) as server:
@@ -85,6 +100,32 @@ def main() -> None:
             for made in ("cache.sqlite", "drafts.jsonl", "manifests/drafts.json"):
                 (folder / made).unlink()
             shutil.rmtree(folder / "partial", ignore_errors=True)
+
+
+def read(folder: Path, count: int, seed: int) -> None:
+    """Have the model-free writer ask about a folder of literature; print its yield and a sample."""
+    run(folder, "passages")
+    print(f"written in {run(folder, 'drafts'):.0f} s", file=sys.stderr)
+    run(folder, "questions")
+    settings = config.load(folder)
+    passages = {row.passage_id: row for row in steps.read_table(folder / "passages.jsonl", Passage)}
+    words = sum(len(row.text.split()) for row in pipeline.usable([*passages.values()], settings))
+    rows = steps.read_table(folder / "questions.jsonl", Question)
+    kept = [row for row in rows if row.status == "kept"]
+    print(
+        f"{len(kept):,} of {len(rows):,} kept, {words:,} words: {1000 * len(kept) / words:.2f} in "
+        f"1,000; {dict(Counter(row.reason for row in rows))}",
+        file=sys.stderr,
+    )
+    for number, row in enumerate(random.Random(seed).sample(kept, count), start=1):
+        passage = passages[row.passage_id]
+        print(f"### {number}. {row.question_id} [{row.kind}, {row.type}, {row.difficulty}]")
+        print(f"QUESTION: {row.question}")
+        for letter, option in zip(LETTERS, row.options, strict=False):
+            print(f"  {'*' if letter == row.answer else ' '} {letter}) {option}")
+        if row.kind == "open":
+            print(f"ANSWER: {row.reference}")
+        print(f"EVIDENCE: {row.evidence}\nPASSAGE ({passage.section}): {passage.text}\n")
 
 
 def measure(folder: Path, name: str, server: "Server", concurrency: int) -> None:

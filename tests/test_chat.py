@@ -366,3 +366,21 @@ def test_several_models_may_open_one_new_cache_at_once(tmp_path):
             models = [ApiModel(settings(server, revision=str(i)), place) for i in range(8)]
             asked = [pool.submit(m.generate, [ask("a")], Decoding()) for m in models]
             assert all(future.result()[0].text == "echo: a" for future in asked)
+
+
+def test_attempts_are_the_requests_that_a_reply_took():
+    with FakeServer(echo, fail_first=2, fail_status=429) as server:
+        (reply,) = ApiModel(settings(server)).generate([ask("a")], Decoding())
+        assert (reply.text, reply.attempts) == ("echo: a", 3)
+    with FakeServer(echo) as server:
+        replies = ApiModel(settings(server)).generate([ask("a"), ask("b")], Decoding())
+        assert [reply.attempts for reply in replies] == [1, 1]
+
+
+def test_each_prompt_may_have_a_schema_of_its_own():
+    other = SCHEMA | {"required": []}
+    with FakeServer(echo) as server:
+        model = ApiModel(settings(server, concurrency=1))
+        dict(model.replies([ask("a"), ask("b")], Decoding(), [SCHEMA, other]))
+        sent = [body["response_format"]["json_schema"]["schema"] for body in server.requests]
+    assert sent == [SCHEMA, other]

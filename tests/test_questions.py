@@ -9,8 +9,9 @@ import openpyxl
 import pytest
 from support import HANDBOOK, run_cli
 
-from ecg_llm import config, pipeline, steps
+from ecg_llm import config, pipeline, prompt, steps
 from ecg_llm.commands import questions as asked
+from ecg_llm.commands import show
 from ecg_llm.contracts import UsageError
 from ecg_llm.records import Check, Draft, Overlap, Placement, Question, Revision
 from ecg_llm.steps import read_table
@@ -118,6 +119,8 @@ def test_what_a_model_wrote_is_checked_placed_and_counted(made):
         if row.split == "test_seen" and row.doc_id:
             assert sides[row.doc_id].split in ("train", "val")
     assert {"tag essential", "pinned"} <= {row.why for row in sides.values()}
+    special = show.find(study, "questions", "", ["tags=special"])
+    assert {row.key for row in special} == {row.key for row in questions if "special" in row.tags}
     subsets = {name for row in questions for name in row.subsets}
     assert {"special/test", "essential/test_seen", "handbook/test_seen"} <= subsets
     tested = {row.question_id for row in questions if row.split in ("test", "test_seen")}
@@ -201,3 +204,31 @@ def test_export_names_what_it_needs_and_import_without_a_name_is_refused(study):
     assert any(Path(line.partition(":")[0]).name == "train.jsonl" for line in written)
     with pytest.raises(UsageError, match="--by"):
         asked.bring_back(study, study / "sheet.xlsx", " ")
+
+
+def test_prompts_and_settings_that_the_writer_heeds_make_drafts_stale(made, monkeypatch):
+    def state(*changes):
+        settings = config.load(made, changes)
+        models = pipeline.Models(settings, made)
+        bound = steps.bind(made, pipeline.study_steps(settings, made, models))
+        return steps.states(bound)
+
+    assert state()["drafts"] == state()["questions"] == "done"
+    assert state("questions.difficulties=[hard]")["drafts"] == "stale"
+    assert state("questions.checks.passes=[grounded]")["drafts"] == "done"
+    assert state("models.server.concurrency=9")["checks"] == "done"
+    read = prompt.template
+    monkeypatch.setattr(
+        prompt, "template", lambda name: read(name) + "!" * (name == "check_grounded")
+    )
+    assert state()["drafts"] == "done"
+    assert state()["checks"] == "stale"
+    monkeypatch.setattr(prompt, "template", lambda name: read(name) + "!" * (name == "write_open"))
+    assert state()["drafts"] == "stale"
+
+
+def test_sets_of_one_name_are_refused(tmp_path):
+    for sets in ("[{path: a/dev.jsonl}, {path: b/dev.jsonl}]", "[{path: written.jsonl}]"):
+        (tmp_path / "study.yaml").write_text(f"questions: {{imports: {sets}}}")
+        with pytest.raises(UsageError, match="name"):
+            config.load(tmp_path)

@@ -164,3 +164,17 @@ def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
             except UsageError:
                 os._exit(3)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+
+
+def test_files_of_one_name_from_two_places_both_decide(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    files = (tmp_path / "a" / "dev.jsonl", tmp_path / "b" / "dev.jsonl")
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("one")
+    made = steps.bind(folder, [Step("drafts", lambda work: [], "drafts.jsonl", Draft, files=files)])
+    keys = [steps.key(made, "drafts")]
+    for file in files:
+        file.write_text("two")
+        keys.append(steps.key(made, "drafts"))
+    assert len(set(keys)) == 3

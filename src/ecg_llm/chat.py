@@ -10,12 +10,21 @@ from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecg_llm.config import ApiModelConfig, environment_key
-from ecg_llm.contracts import Decoding, EgressError, Messages, Reply, ServerError, StepError
+from ecg_llm.contracts import (
+    EMPTY,
+    Decoding,
+    EgressError,
+    Messages,
+    Reply,
+    Schema,
+    ServerError,
+    StepError,
+)
 from ecg_llm.records import digest
 
 if TYPE_CHECKING:
@@ -67,6 +76,8 @@ class ApiModel:
         self.usage = Usage()
         self._cache = cache
         self._lock = threading.Lock()
+        self._sent = threading.local()
+        """Requests sent for the prompt that this thread is at: the client repeats some itself."""
         self._reached = False
         self._lost = 0
         self._limit = "max_tokens"
@@ -82,7 +93,7 @@ class ApiModel:
         self,
         prompts: Sequence[Messages],
         decoding: Decoding,
-        schema: Mapping[str, object] | None = None,
+        schema: Schema | None = None,
     ) -> list[Reply]:
         """Return one reply a prompt, in order; see `replies`."""
         found = dict(self.replies(prompts, decoding, schema))
@@ -92,7 +103,7 @@ class ApiModel:
         self,
         prompts: Sequence[Messages],
         decoding: Decoding,
-        schema: Mapping[str, object] | None = None,
+        schema: Schema | Sequence[Schema] | None = None,
     ) -> Iterator[tuple[int, Reply]]:
         """Yield (place of the prompt, its reply) as the replies come, those in the cache first.
 
@@ -107,9 +118,10 @@ class ApiModel:
             EgressError: the study does not allow this host.
             UsageError: the variable named by key_env is not set.
         """
+        schemas = schema if isinstance(schema, Sequence) else [schema] * len(prompts)
         places: dict[str, list[int]] = defaultdict(list)
-        for place, messages in enumerate(prompts):
-            places[self._key(messages, decoding, schema)].append(place)
+        for place, (messages, form) in enumerate(zip(prompts, schemas, strict=True)):
+            places[self._key(messages, decoding, form)].append(place)
         with _open_cache(self._cache) as cache:
             missing = []
             for key, same in places.items():
@@ -120,8 +132,9 @@ class ApiModel:
                     missing.append(key)
             if not missing:
                 return
-            wanted = {key: prompts[places[key][0]] for key in missing}
-            with closing(self._ask_all(wanted, decoding, schema)) as asked:
+            first = {key: places[key][0] for key in missing}
+            wanted = {key: (prompts[place], schemas[place]) for key, place in first.items()}
+            with closing(self._ask_all(wanted, decoding)) as asked:
                 for key, reply in asked:
                     if reply.status != "error":
                         cache.put(key, self.name, reply)
@@ -131,17 +144,14 @@ class ApiModel:
         """Return an upper estimate of each text's tokens: one for every three characters."""
         return [-(-len(text) // CHARACTERS_PER_TOKEN) for text in texts]
 
-    def _key(
-        self, messages: Messages, decoding: Decoding, schema: Mapping[str, object] | None
-    ) -> str:
+    def _key(self, messages: Messages, decoding: Decoding, schema: Schema | None) -> str:
         chat = [[message["role"], message["content"]] for message in messages]
         return digest(self.name, asdict(decoding), schema, chat, length=32)
 
     def _ask_all(
         self,
-        prompts: Mapping[str, Messages],
+        prompts: Mapping[str, tuple[Messages, Schema | None]],
         decoding: Decoding,
-        schema: Mapping[str, object] | None,
     ) -> Generator[tuple[str, Reply], None, None]:
         """Yield (key, reply) in the order in which replies arrive."""
         with ExitStack() as stack:
@@ -150,7 +160,7 @@ class ApiModel:
             stack.callback(pool.shutdown, cancel_futures=True)
             futures = {
                 pool.submit(self._ask, client, messages, decoding, schema): key
-                for key, messages in prompts.items()
+                for key, (messages, schema) in prompts.items()
             }
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -158,11 +168,15 @@ class ApiModel:
     def _client(self) -> "OpenAI":
         import openai
 
+        def count(request: object) -> None:
+            self._sent.number = getattr(self._sent, "number", 0) + 1
+
         return openai.OpenAI(
             base_url=self.settings.base_url,
             api_key=environment_key(self.settings.key_env),
             timeout=self.settings.timeout,
             max_retries=RETRIES,
+            http_client=openai.DefaultHttpxClient(event_hooks={"request": [count]}),
         )
 
     def _ask(
@@ -170,12 +184,22 @@ class ApiModel:
         client: "OpenAI",
         messages: Messages,
         decoding: Decoding,
-        schema: Mapping[str, object] | None,
+        schema: Schema | None,
     ) -> Reply:
         """Return the server's reply to one prompt, or an error reply that says what failed."""
+        self._sent.number = 0
+        reply = self._reply_or_failure(client, messages, decoding, schema)
+        return replace(reply, attempts=self._sent.number)
+
+    def _reply_or_failure(
+        self, client: "OpenAI", messages: Messages, decoding: Decoding, schema: Schema | None
+    ) -> Reply:
         import openai
 
+        reason = ""
         for attempt in range(RETRIES + 1):
+            if attempt:  # status 200, but no completion: the client itself asks once
+                time.sleep(PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1))
             started = time.monotonic()
             try:
                 completion = self._request(client, messages, decoding, schema)
@@ -198,10 +222,9 @@ class ApiModel:
             except openai.APIStatusError as error:
                 if error.status_code == 429 or error.status_code >= 500:
                     return self._failure(_reason(error), reached=True)
-                return Reply("", "error", _reason(error), attempts=RETRIES + 1)
+                return Reply("", "error", _reason(error))
             except (openai.APIError, ValueError) as error:
-                reason = _reason(error)  # status 200, but no completion: the client tries once
-            time.sleep(PAUSE * 2**attempt * random.uniform(0.5, 1))
+                reason = _reason(error)
         return self._failure(reason, reached=True)
 
     def _request(
@@ -209,7 +232,7 @@ class ApiModel:
         client: "OpenAI",
         messages: Messages,
         decoding: Decoding,
-        schema: Mapping[str, object] | None,
+        schema: Schema | None,
     ) -> Any:
         """Send one request; what the server refuses is left out, for good once that has helped."""
         import openai
@@ -279,7 +302,7 @@ class ApiModel:
         if choice.finish_reason == "length":
             return Reply(text, "truncated", "cut at max_tokens", tokens_in, tokens_out)
         if not text:
-            return Reply("", "error", "the reply is empty", tokens_in, tokens_out)
+            return Reply("", "error", EMPTY, tokens_in, tokens_out)
         return Reply(text, "ok", "", tokens_in, tokens_out)
 
     def _failure(self, reason: str, *, reached: bool) -> Reply:
@@ -298,7 +321,7 @@ class ApiModel:
                 f"{self.settings.base_url} failed {lost} requests in a row ({reason}); run again "
                 "when it is well: the replies so far are kept."
             )
-        return Reply("", "error", reason, attempts=RETRIES + 1)
+        return Reply("", "error", reason)
 
     @staticmethod
     def _raise_if_refused(error: BaseException) -> None:
@@ -323,7 +346,7 @@ def _text(content: object) -> str:
     return "".join(str(part.get("text", "")) for part in parts)
 
 
-def _response_format(form: str, schema: Mapping[str, object]) -> dict[str, object]:
+def _response_format(form: str, schema: Schema) -> dict[str, object]:
     if form == "json_object":
         return {"type": form}
     return {"type": form, form: {"name": "reply", "strict": True, "schema": dict(schema)}}

@@ -111,7 +111,7 @@ def run(
     elif to == "report":
         _print_summary(study)
     elif to == "questions":
-        _print_questions(study)
+        _print_questions(study, overrides)
     elif to in _JSON:
         _print_step(study, to)
 
@@ -165,9 +165,9 @@ def questions(
         return
     _run(study, "contamination", overrides, limit, retry=retry)
     if as_json:
-        console.figures(_questions(study))
+        console.figures(_questions(study, overrides))
     else:
-        _print_questions(study)
+        _print_questions(study, overrides)
 
 
 def _preview(folder: Path, overrides: Sequence[str] | None, count: int, as_json: bool) -> None:
@@ -194,6 +194,8 @@ def _preview(folder: Path, overrides: Sequence[str] | None, count: int, as_json:
             + (f", {console.duration(found.seconds)}" if found.seconds else "")
             + ". Nothing is stored but the replies: the run does not ask for these again."
         )
+    if found.check_requests:
+        console.say(f"The checking model is asked about {found.check_requests:,} times besides.")
 
 
 @questions_app.command("export")
@@ -729,15 +731,16 @@ def _estimates(folder: Path) -> dict[str, Any]:
     return {"count": len(rows), "estimates": [row.model_dump(mode="json") for row in rows]}
 
 
-def _questions(folder: Path) -> dict[str, Any]:
+def _questions(folder: Path, overrides: Sequence[str] | None) -> dict[str, Any]:
+    from ecg_llm import config
     from ecg_llm.commands import questions as asked
 
-    return asked.summary(folder)
+    return asked.summary(folder, config.load(folder, overrides or ()))
 
 
-def _print_questions(folder: Path) -> None:
+def _print_questions(folder: Path, overrides: Sequence[str] | None) -> None:
     """Print the figures of the questions: one table a list, the rest as lines."""
-    found = _questions(folder)
+    found = _questions(folder, overrides)
     for label, value in found.items():
         if isinstance(value, list) and value:
             columns = [name for name, cell in value[0].items() if not isinstance(cell, Mapping)]
@@ -754,7 +757,6 @@ _JSON: Mapping[str, Callable[[Path], dict[str, Any]]] = {
     "pages": _counted("pages", "status", "reason"),
     "passages": _passages,
     "splits": _counted("splits", "split", "why"),
-    "questions": _questions,
     "contamination": _counted("contamination", "subset", "kind", "against"),
     "train": _counted("training", "adapter"),
     "index": _passages,

@@ -84,6 +84,12 @@ class ImportedSet(Section):
     """Field: value or values that a row must have to be used."""
     limit: int | None = None
     """Use a seeded sample of this many rows."""
+
+    @property
+    def set_name(self) -> str:
+        """Return the name of the set."""
+        return self.name or Path(self.path).stem
+
     key_from: Literal[0, 1] | None = None
     """What the first option is counted as where the file gives right options by number; to be set
     where the file itself does not show it."""
@@ -96,7 +102,8 @@ class Splits(Section):
     val: float | tuple[str, ...] = 0.1
     test: float | tuple[str, ...] = 0.1
     seen: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the passages of train documents held back for test_seen."""
+    """Share of the passages of train documents with a kept question whose questions are held back
+    for test_seen."""
     tags: dict[str, Literal["train", "val", "test"]] = {}
     """Tag of documents: the split that they all go to, like {essential: train}."""
     related: float = Field(default=0.2, gt=0, le=1)
@@ -368,6 +375,15 @@ class Study(Section):
                 raise ValueError(
                     f"{where} names {value!r}, which is not in {section}"
                     + suggestion(value, list(known))
+                )
+        sets = [imported.set_name for imported in self.questions.imports]
+        for name in sets:
+            if sets.count(name) > 1 or name == "written":
+                raise ValueError(
+                    f"questions.imports: two sets are named {name!r}; give each a name of its own"
+                    if name != "written"
+                    else "questions.imports: 'written' is the set of questions made here; "
+                    "give the imported one another name"
                 )
         writers = self.questions.writers
         if len(writers) > 1 and any(self.models[name].kind != "api" for name in writers):

@@ -59,6 +59,10 @@ class Message(TypedDict):
 
 
 Messages = Sequence[Message]
+Schema = Mapping[str, object]
+"""A JSON schema."""
+EMPTY = "the reply is empty"
+"""Reason of a reply without text."""
 TokenCounter = Callable[[Sequence[str]], list[int]]
 """Texts -> number of tokens of each, special tokens not counted."""
 Progress = Callable[[int, int], None]
@@ -87,7 +91,12 @@ class Reply:
     tokens_in: int = 0
     tokens_out: int = 0
     attempts: int = 1
-    """Requests it took; a failure has had all that it gets."""
+    """Requests it took."""
+
+    @property
+    def may_differ(self) -> bool:
+        """Whether the model answered, but with nothing of use: another seed may give more."""
+        return self.status in ("refused", "truncated") or self.reason == EMPTY
 
 
 class Likelihood(NamedTuple):
@@ -109,7 +118,7 @@ class ChatModel(Protocol):
         self,
         prompts: Sequence[Messages],
         decoding: Decoding,
-        schema: Mapping[str, object] | None = None,
+        schema: Schema | None = None,
     ) -> list[Reply]:
         """Return one reply a prompt, in order; a failure is a Reply with status "error".
 
@@ -121,9 +130,12 @@ class ChatModel(Protocol):
         self,
         prompts: Sequence[Messages],
         decoding: Decoding,
-        schema: Mapping[str, object] | None = None,
+        schema: Schema | Sequence[Schema] | None = None,
     ) -> Iterator[tuple[int, Reply]]:
-        """Yield (place of the prompt, its reply) as the replies come; else as `generate`."""
+        """Yield (place of the prompt, its reply) as the replies come; else as `generate`.
+
+        `schema` is one for all, or one for each prompt.
+        """
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each text, or an upper estimate."""

@@ -2,18 +2,20 @@
 
 import gc
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ecg_llm.contracts import (
+    EMPTY,
     Decoding,
     Likelihood,
     Message,
     Messages,
     MissingPackage,
     Reply,
+    Schema,
     UsageError,
 )
 from ecg_llm.store import folder_digest
@@ -85,7 +87,7 @@ class LocalModel:
         self,
         prompts: Sequence[Messages],
         decoding: Decoding,
-        schema: Mapping[str, object] | None = None,
+        schema: Schema | None = None,
     ) -> list[Reply]:
         """Return one reply a prompt, in order; only tokens after the prompt are decoded.
 
@@ -103,7 +105,7 @@ class LocalModel:
         self,
         prompts: Sequence[Messages],
         decoding: Decoding,
-        schema: Mapping[str, object] | None = None,
+        schema: Schema | Sequence[Schema] | None = None,
     ) -> Iterator[tuple[int, Reply]]:
         """Yield (place of the prompt, its reply) batch by batch; else as `generate`."""
         if not prompts:
@@ -367,7 +369,7 @@ def _reply(held: _Held, tokens: Sequence[int], tokens_in: int) -> Reply:
     if end is None:
         return Reply(text, "truncated", "cut at max_tokens", tokens_in, len(kept))
     if not text:
-        return Reply("", "error", "the reply is empty", tokens_in, end + 1)
+        return Reply("", "error", EMPTY, tokens_in, end + 1)
     return Reply(text, "ok", "", tokens_in, end + 1)
 
 

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ecg_llm import config, privacy, registry, steps, store
+from ecg_llm import config, privacy, prompt, registry, steps, store
 from ecg_llm.contracts import (
     Answerer,
     ChatModel,
@@ -26,6 +26,7 @@ from ecg_llm.contracts import (
 )
 from ecg_llm.records import (
     DOCUMENT_REASONS,
+    TESTED,
     Answer,
     Check,
     Document,
@@ -50,9 +51,6 @@ if TYPE_CHECKING:
     from ecg_llm.chat import ApiModel, Usage
     from ecg_llm.embed import SentenceEmbedder, WatchedEmbedder
     from ecg_llm.local import LocalModel
-
-TESTED = ("test", "test_seen")
-"""The splits that arms are scored on."""
 
 
 def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Step]:
@@ -111,11 +109,8 @@ def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Ste
             Draft,
             inputs=("passages",),
             parameters={
-                **questions.model_dump(
-                    mode="json", exclude={"split", "checks", "imports", "revisions", "model"}
-                ),
+                **_writing_parameters(study),
                 "kinds_of_passages": study.passages.kinds,
-                "models": [_identity(study, name) for name in questions.writers],
                 "seed": study.seed,
             },
         ),
@@ -128,6 +123,7 @@ def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Ste
             parameters={
                 **questions.checks.model_dump(mode="json"),
                 "model": _identity(study, questions.checks.model),
+                "prompts": prompt.version(*(f"check_{name}" for name in questions.checks.passes)),
                 "language": questions.language,
                 "embedder": study.index.embedder,
                 "seed": study.seed,
@@ -208,6 +204,23 @@ def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Ste
     return made
 
 
+def _writing_parameters(study: config.Study) -> dict[str, object]:
+    """Return what decides the drafts: of the settings, those that the writer heeds."""
+    settings = study.questions
+    heeded = {"writer", "kinds", "per_window", "window", "limit", "language"}
+    if settings.writer == "extractive":
+        from ecg_llm.questions.writing.extractive import NAME
+
+        return {**settings.model_dump(mode="json", include=heeded), "version": NAME}
+    heeded |= {"types", "difficulties", "joined", "max_tokens", "temperature"}
+    names = (*(f"write_{kind}" for kind in settings.kinds), "write_joined", "write_repair")
+    return {
+        **settings.model_dump(mode="json", include=heeded),
+        "models": [_identity(study, name) for name in settings.writers],
+        "prompts": prompt.version(*names),
+    }
+
+
 def files_of(folder: Path, globs: Sequence[str]) -> tuple[Path, ...]:
     """Return the files that these globs find, sorted."""
     return tuple(sorted({path for glob in globs for path in folder.glob(glob)}))
@@ -273,6 +286,7 @@ def _answer_steps(study: config.Study, models: "Models") -> list[Step]:
                     **arm.model_dump(mode="json"),
                     "model": _identity(study, arm.model),
                     "index": study.index.model_dump(mode="json") if arm.retrieve else None,
+                    "prompts": prompt.version("open", "choice", "context", "passages"),
                     "seed": study.seed,
                 },
             )
@@ -292,6 +306,7 @@ def _judgement_steps(study: config.Study, models: "Models") -> list[Step]:
             parameters={
                 **judge.model_dump(mode="json"),
                 "model": _identity(study, judge.model),
+                "prompts": prompt.version("verdict"),
             },
         )
         for name, judge in study.scores.judges.items()
@@ -397,7 +412,7 @@ def check_drafts(work: Work, study: config.Study, models: "Models") -> Iterator[
     settings = study.questions.checks
     if not settings.model:
         return
-    yield from checks.checks(
+    for row in checks.checks(
         verified(work, study, models),
         work.table(Passage),
         models.chat(settings.model),
@@ -405,7 +420,9 @@ def check_drafts(work: Work, study: config.Study, models: "Models") -> Iterator[
         Decoding(settings.max_tokens, seed=study.seed),
         done={row.key for row in work.done},
         progress=work.progress,
-    )
+    ):
+        yield row
+        work.remark(models.spent())
 
 
 def make_questions(
@@ -416,7 +433,7 @@ def make_questions(
     revisions: Sequence[Path],
 ) -> Iterator[Row]:
     """Check what was written, add imported sets and people's corrections, and place it all."""
-    from ecg_llm.questions.checking import checks, twins, verify
+    from ecg_llm.questions.checking import checks, keys, twins, verify
     from ecg_llm.questions.exchange import importing, revise
     from ecg_llm.questions.splitting import split
 
@@ -438,16 +455,20 @@ def make_questions(
     cosine = settings.checks.duplicate
     written = [row for row in rows if row.set == verify.SET]
     imported = [row for row in rows if row.set != verify.SET]
-    yield from split.assign(
+    placed = split.assign(
         [*verify.without_imports(written, imported, vectors, cosine), *imported],
         work.table(Placement),
         documents,
-        {import_name(of_set): of_set for of_set in settings.imports},
+        {of_set.set_name: of_set for of_set in settings.imports},
         settings.split,
         study.seed,
         vectors,
         cosine,
     )
+    work.notes += split.remarks(placed)
+    # Dealt before, for those who look at a few; now for those that are left.
+    yield from keys.balanced([row for row in placed if row.set == verify.SET], study.seed)
+    yield from (row for row in placed if row.set != verify.SET)
 
 
 def verified(work: Work, study: config.Study, models: "Models") -> list[Question]:
@@ -872,11 +893,6 @@ def import_path(imported: config.ImportedSet, folder: Path) -> Path:
     if imported.path == "handbook":
         return Path(str(resources.files("ecg_llm").joinpath("demo", "questions.jsonl")))
     return (folder / imported.path).resolve()
-
-
-def import_name(imported: config.ImportedSet) -> str:
-    """Return the name of an imported set."""
-    return imported.name or Path(imported.path).stem
 
 
 def allowed_hosts(study: config.Study) -> Collection[str]:

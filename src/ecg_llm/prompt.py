@@ -36,6 +36,19 @@ def render(name: str, values: Mapping[str, str]) -> str:
     return PLACE.sub(lambda place: values[place.group(1)], text)
 
 
+def version(*names: str) -> str:
+    """Return the digest of these prompt files: what they say decides what comes back."""
+    return digest([template(name) for name in names])
+
+
+def without_fence(reply: str) -> str:
+    """Return a reply without the one code fence that may stand around it."""
+    text = reply.strip()
+    if text.startswith("```") and text.endswith("```"):
+        text = text.partition("\n")[2].removesuffix("```")
+    return text
+
+
 def prompt_sha(messages: Sequence[Message]) -> str:
     """Return the digest of a prompt as it is sent."""
     return digest([[message["role"], message["content"]] for message in messages])

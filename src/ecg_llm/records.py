@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 Split = Literal["train", "val", "test", "test_seen", "none"]
+TESTED: tuple[Split, ...] = ("test", "test_seen")
+"""The splits that arms are scored on."""
 QuestionKind = Literal["open", "choice"]
 ReplyStatus = Literal["ok", "refused", "truncated", "error"]
 QuestionType = Literal[
@@ -264,10 +266,9 @@ class Draft(Row):
     key_columns: ClassVar[tuple[str, ...]] = ("draft_id",)
 
     draft_id: str
-    """digest(passage_ids, kind, repeat)."""
+    """digest(passage_ids, kind)."""
     passage_ids: tuple[str, ...]
     kind: QuestionKind
-    repeat: int = 0
     plan: tuple[str, ...] = ()
     """What was asked for, "type/difficulty" of each question."""
     reply: str = ""
@@ -276,7 +277,7 @@ class Draft(Row):
     status: ReplyStatus = "ok"
     reason: str = ""
     attempts: int = 1
-    """Replies asked for until this one."""
+    """Requests that it took."""
     model: str = ""
     prompt_sha: str = ""
     tokens_in: int = 0

@@ -258,7 +258,9 @@ def _input_digests(study: Study, step: Step) -> dict[str, str]:
     for path in step.files:
         inside = path.is_relative_to(study.folder)
         label = path.relative_to(study.folder).as_posix() if inside else path.name
-        found[label] = store.folder_digest(path)
+        # Files from outside go by their names, so that a study may move; names may repeat.
+        same = sum(name.partition(" #")[0] == label for name in found)
+        found[f"{label} #{same + 1}" if same else label] = store.folder_digest(path)
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ecg_llm.contracts import ChatModel, Decoding, Embedder, Messages, Reply, Window, Writer
+from ecg_llm.contracts import ChatModel, Decoding, Embedder, Messages, Reply, Schema, Window, Writer
 from ecg_llm.records import Draft, Passage
 
 ReplyFunction = Callable[[list[dict[str, str]], dict[str, Any]], str | list[dict[str, object]]]
@@ -193,7 +193,7 @@ class FakeChatModel:
         self,
         prompts: Sequence[Messages],
         decoding: Decoding,
-        schema: Mapping[str, object] | None = None,
+        schema: Schema | None = None,
     ) -> list[Reply]:
         """Return what `reply` says to each chat; `prompts` keeps them for the test."""
         self.prompts.extend(prompts)
@@ -211,11 +211,11 @@ class FakeChatModel:
         self,
         prompts: Sequence[Messages],
         decoding: Decoding,
-        schema: Mapping[str, object] | None = None,
+        schema: Schema | Sequence[Schema] | None = None,
     ) -> Iterator[tuple[int, Reply]]:
         """Yield the replies of `generate` one by one."""
         for place, messages in enumerate(prompts):
-            yield place, self.generate([messages], decoding, schema)[0]
+            yield place, self.generate([messages], decoding)[0]
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the number of words of each text."""

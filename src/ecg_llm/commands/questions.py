@@ -11,6 +11,7 @@ from ecg_llm.chat import Usage
 from ecg_llm.contracts import UsageError, Window
 from ecg_llm.records import (
     LETTERS,
+    Check,
     Document,
     Draft,
     Overlap,
@@ -31,6 +32,9 @@ class Preview(NamedTuple):
     windows: int
     """Of the whole study."""
     requests: int
+    """To the writers."""
+    check_requests: int
+    """To the checking model, which the estimates below leave out."""
     tokens: int
     """Of the whole study, estimated from the sample; 0 where no server is asked."""
     cost: float
@@ -67,20 +71,29 @@ def preview(folder: Path, study: config.Study, models: pipeline.Models, count: i
         samples,
         len(made),
         round(times * requests) if used else 0,
+        round(times * sum(_check_requests(row, study) for _, _, rows in samples for row in rows)),
         round(times * sum(draft.tokens_in + draft.tokens_out for draft in written)),
         times * _cost(study, written),
         max((_seconds(study, *pair, times * requests) for pair in used.items()), default=0.0),
     )
 
 
-def _cost(study: config.Study, drafts: Sequence[Draft]) -> float:
-    """Return what these drafts cost by the prices of the models that wrote them."""
+def _check_requests(row: Question, study: config.Study) -> int:
+    """Return how often the checking model is asked about a question."""
+    checks = study.questions.checks
+    if not checks.model or row.status != "kept":
+        return 0
+    return sum(1 if name == "grounded" else len(row.options) for name in checks.passes)
+
+
+def _cost(study: config.Study, rows: Sequence[Draft | Check]) -> float:
+    """Return what these replies cost by the prices of the models that gave them."""
     servers = [m for m in study.models.values() if isinstance(m, config.ApiModelConfig)]
     prices = {server.name: (server.price_in, server.price_out) for server in servers}
     total = 0.0
-    for draft in drafts:
-        price_in, price_out = prices.get(draft.model, (0.0, 0.0))
-        total += draft.tokens_in * price_in + draft.tokens_out * price_out
+    for row in rows:
+        price_in, price_out = prices.get(row.model, (0.0, 0.0))
+        total += row.tokens_in * price_in + row.tokens_out * price_out
     return total / 1e6
 
 
@@ -141,14 +154,15 @@ def _card(row: Question) -> Iterator[str]:
         yield f"      and: {span.text}"
 
 
-def summary(folder: Path) -> dict[str, Any]:
+def summary(folder: Path, study: config.Study) -> dict[str, Any]:
     """Return what the questions step made, in figures."""
     from ecg_llm.questions.checking import sets
     from ecg_llm.questions.splitting import contamination, placing
 
-    study = config.load(folder)
     rows = steps.read_table(folder / "questions.jsonl", Question)
+    checked = steps.read_table(folder / "checks.jsonl", Check)
     drafts = steps.read_table(folder / "drafts.jsonl", Draft)
+    asked: list[Draft | Check] = [*drafts, *checked]
     placements = steps.read_table(folder / "splits.jsonl", Placement)
     overlaps = steps.read_table(folder / "contamination.jsonl", Overlap)
     return {
@@ -157,8 +171,9 @@ def summary(folder: Path) -> dict[str, Any]:
         "reason": _counts(row.reason for row in rows if row.status == "dropped"),
         "flags": _counts(flag for row in rows for flag in row.flags),
         "drafts": _counts(draft.status for draft in drafts),
-        "tokens": sum(draft.tokens_in + draft.tokens_out for draft in drafts),
-        "cost": round(_cost(study, drafts), 4),
+        "checks": _counts(f"{check.check} {check.status}" for check in checked),
+        "tokens": sum(row.tokens_in + row.tokens_out for row in asked),
+        "cost": round(_cost(study, asked), 4),
         "shares": [row._asdict() for row in placing.shares(placements, study.questions.split)],
         "sets": [line._asdict() for line in sets.table(rows)],
         "contamination": [line._asdict() for line in contamination.summary(rows, overlaps)],

@@ -39,6 +39,8 @@ def settings(folder: Path) -> str:
 def find(folder: Path, table: str, row_id: str, where: Sequence[str]) -> list[Row]:
     """Return the rows of a table whose key holds `row_id` and whose columns have these values.
 
+    A column that is a list has a value if it holds it.
+
     Raises:
         UsageError: no such table or column, or the table is not made yet.
     """
@@ -62,8 +64,13 @@ def find(folder: Path, table: str, row_id: str, where: Sequence[str]) -> list[Ro
         row
         for row in steps.read_table(path, kind)
         if (not row_id or any(row_id in str(part) for part in row.key))
-        and all(str(getattr(row, column)) == value for column, value in wanted)
+        and all(_is(getattr(row, column), value) for column, value in wanted)
     ]
+
+
+def _is(cell: object, wanted: str) -> bool:
+    """Return whether a cell reads so, or holds what reads so."""
+    return wanted in map(str, cell) if isinstance(cell, tuple) else str(cell) == wanted
 
 
 def columns(table: str, rows: Sequence[Row]) -> tuple[Sequence[str], list[list[object]]]:

@@ -24,7 +24,7 @@ from ecg_llm.report.figures import bar_plot
 TENTHS = 10
 FEWEST = 10
 """Passages that a document has at least, to have a beginning and an end."""
-PAIRS = 60
+PAIRS = 30
 """Pairs of a tested question and its twin that are listed; the rest is in the table."""
 PASSES = {
     "grounded": "confirmed, shown the source",
@@ -80,7 +80,7 @@ def question_figures(
         _contamination(questions, overlaps),
     )
     return QuestionFigures(
-        _figures(written, usable, drafts, questions),
+        _figures(written, usable, drafts, checked, questions),
         _places(written, usable),
         [table for table in tables if table],
         _pairs(overlaps, questions, passages, path_of),
@@ -92,6 +92,7 @@ def _figures(
     written: Sequence[Question],
     passages: Sequence[Passage],
     drafts: Sequence[Draft],
+    checked: Sequence[Check],
     questions: Sequence[Question],
 ) -> list[tuple[str, str]]:
     kept = [row for row in written if row.status == "kept"]
@@ -105,16 +106,16 @@ def _figures(
     if choice:
         letters = keys.letter_balance(choice)
         found.append(("Right letters", ", ".join(f"{name} {n:,}" for name, n in letters.items())))
-        found.append(("Right option is the longest, z", f"{keys.longest_key_z(choice):+.1f}"))
+        found.append(("Right option is the longest, z", _signed(keys.longest_key_z(choice))))
     joined = sum(bool(row.joined) for row in kept)
     if joined:
         found.append(("Kept that join passages", f"{joined:,}"))
     again = sum(draft.attempts > 1 for draft in drafts)
     if again:
         found.append(("Drafts asked for more than once", f"{again:,} of {len(drafts):,}"))
-    tokens = sum(draft.tokens_in + draft.tokens_out for draft in drafts)
-    if tokens:
-        found.append(("Tokens of the writer", f"{tokens:,}"))
+    for who, rows in (("writer", drafts), ("checking model", checked)):
+        if tokens := sum(row.tokens_in + row.tokens_out for row in rows):
+            found.append((f"Tokens of the {who}", f"{tokens:,}"))
     flags = Counter(flag for row in questions for flag in row.flags)
     found += [(QUESTION_FLAGS[flag].capitalize(), f"{n:,}") for flag, n in sorted(flags.items())]
     revised = sum(row.revision > 0 for row in questions)
@@ -129,7 +130,7 @@ def _sets(questions: Sequence[Question]) -> CountTable:
             line.name, line.kept, line.dropped, line.open, line.choice,
             f"{line.question_words:g}", f"{line.answer_words:g}",
             "–" if line.reading_ease is None else f"{line.reading_ease:.0f}",
-            f"{line.longest_key_z:+.1f}" if line.choice else "–",
+            _signed(line.longest_key_z) if line.choice else "–",
         )
         for line in sets.table(questions)
         if line.kept
@@ -146,6 +147,10 @@ def _sets(questions: Sequence[Question]) -> CountTable:
     return CountTable("Sets", header, rows, note=note)
 
 
+def _signed(value: float) -> str:
+    return f"{round(value, 1) + 0.0:+.1f}"  # no minus before a zero
+
+
 def _shares(placements: Sequence[Placement], study: Study) -> CountTable | None:
     rows = tuple(
         (
@@ -155,7 +160,10 @@ def _shares(placements: Sequence[Placement], study: Study) -> CountTable | None:
         for line in placing.shares(placements, study.questions.split)
     )  # fmt: skip
     header = ("Split", "Asked for", "Got", "Documents", "Groups", "Tokens")
-    note = "Shares of tokens, by whole groups of documents that hold the same text."
+    note = (
+        "Shares of tokens, by whole groups of documents that hold the same text. What is asked for "
+        "is shared among the documents that no path in questions.split names."
+    )
     return CountTable("Documents by split", header, rows, note=note) if placements else None
 
 

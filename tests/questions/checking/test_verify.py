@@ -533,3 +533,17 @@ def test_the_default_similarity_passes_the_experts_answers_and_fails_most_other_
     assert len(rows) == 81
     assert len(distant(rows, own, embedder, similarity)) <= 1
     assert len(distant(rows, other, embedder, similarity)) >= 50
+
+
+def test_a_key_tied_for_longest_in_every_question_is_far_from_chance():
+    """16 questions whose key is always one of the two longest options: z is 4, not 2.3."""
+    rows = [
+        Question(
+            question_id=str(i), set="s", kind="choice", question="?",
+            options=("120 ms", "200 ms", "1 s", "2 s"), answer="AB"[i % 2],
+        )
+        for i in range(16)
+    ]  # fmt: skip
+    assert longest_key_z(rows) == pytest.approx(4.0)
+    equal = [row.model_copy(update={"options": ("1 s", "2 s", "3 s", "4 s")}) for row in rows]
+    assert longest_key_z(equal) == 0

@@ -384,3 +384,12 @@ def test_the_shared_questions_go_out_and_come_back(path):
     outcome = bring_back(path, questions)
     assert {row.question_id for row in outcome.revisions} == {first.question_id}
     assert outcome.unchanged == len(questions) - 1
+
+
+def test_flags_about_the_text_before_do_not_stay_on_a_corrected_question(path):
+    flagged = CHOICE.model_copy(update={"flags": ("solved_options_only",)})
+    export(path, [flagged])
+    edit(path, "c1", option_A="60 ms")
+    brought = revisions(sheets.read(path), [flagged], "Ada", "2026-01-01", [], PASSAGES)
+    (row,), problems = applied([flagged], brought.revisions)
+    assert (problems, row.options[0], row.flags) == ([], "60 ms", ())

@@ -166,3 +166,13 @@ def test_ten_thousand_questions_are_compared_in_seconds():
     made = overlaps(rows, passages)
     assert time.perf_counter() - started < 30
     assert sum(row.against == "passages" for row in made) == 10_000
+
+
+def test_an_open_and_a_choice_question_that_ask_the_same_are_an_exact_repeat():
+    options = ("Breathing.", "Sleeping.", "Eating.", "Falling.")
+    rows = [
+        question("a", "train", "What is ventilation?", "The movement of air."),
+        question("b", "test", "What is ventilation?", "Breathing.", kind="choice",
+                 options=options, answer="A"),
+    ]  # fmt: skip
+    assert [row.question_id for row in overlaps(rows, []) if row.kind == "exact"] == ["b"]

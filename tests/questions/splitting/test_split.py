@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ecg_llm.config import ImportedSet, Splits
 from ecg_llm.questions.checking.twins import Vectors, texts_of
 from ecg_llm.questions.splitting.placing import placements
-from ecg_llm.questions.splitting.split import assign
+from ecg_llm.questions.splitting.split import assign, remarks
 from ecg_llm.records import QUESTION_REASONS, Document, Question, Span
 from ecg_llm.testing import passage
 
@@ -299,3 +299,38 @@ def test_any_questions_are_all_there_and_no_group_stands_on_both_sides(groups, a
 def passages_of(row):
     written = row.set == "written"
     return {row.passage_id, *(span.passage_id for span in row.joined)} if written else set()
+
+
+def test_what_train_asks_is_not_tested_whatever_the_answer_says():
+    documents = [document("a"), document("b")]
+    settings = Splits(train=("*/a.pdf",), test=("*/b.pdf",), seen=0)
+    options = ("Air.", "Blood.", "Bone.", "Fat.")
+    generic = {"question": "Which of the following is true?", "kind": "choice", "options": options}
+    rows = [
+        question(1, "a", question="What is ventilation?", reference="Movement of air."),
+        question(2, "b", question="What is  Ventilation?", kind="choice", options=options,
+                 answer="A", reference="Air."),
+        question(3, "a", **generic, answer="A"),
+        question(4, "b", **generic, answer="B"),
+    ]  # fmt: skip
+    placed = places(split(rows, documents, settings))
+    assert placed["q00002"] == ("test", "near_duplicate_of_train")
+    assert placed["q00004"] == ("test", "")
+
+
+def test_an_imported_question_never_stands_on_another_side_than_its_document():
+    documents, rows = corpus()
+    placed = split(rows, documents, Splits(seen=0))
+    of = {row.doc_id: row.split for row in placed}
+    for wanted in ("train", "val"):
+        mine = [question(900 + i, name, set="mine") for i, name in enumerate(of)]
+        imports = {"mine": ImportedSet(path="x.jsonl", name="mine", split=wanted)}
+        for row in split([*rows, *mine], documents, Splits(seen=0), imports.items()):
+            assert row.split == of[row.doc_id]
+
+
+def test_a_tested_part_that_is_too_small_is_said():
+    documents, rows = corpus(10, 12)
+    said = remarks(split(rows, documents, Splits(seen=0)))
+    assert any(sentence.startswith("written/test holds 12 questions") for sentence in said)
+    assert not remarks([])

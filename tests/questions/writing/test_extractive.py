@@ -1,8 +1,8 @@
 import json
 from collections import Counter
-from pathlib import Path
 
 import pytest
+from support import SHARED
 
 from ecg_llm.config import Questions
 from ecg_llm.questions.checking.keys import letter_balance, longest_key_z
@@ -10,8 +10,6 @@ from ecg_llm.questions.checking.verify import questions
 from ecg_llm.questions.writing.extractive import ExtractiveWriter
 from ecg_llm.questions.writing.windows import windows
 from ecg_llm.testing import check_writer, passage
-
-SHARED = Path(__file__).parents[2].parent / "shared"
 
 CHAPTER = """\
 # Blocks and rhythms
@@ -131,6 +129,81 @@ def test_what_also_holds_for_another_term_is_no_choice_question_about_it():
         if item["answer"] in kidneys or item["answer"].endswith("kidneys"):
             assert not any(wrong.endswith("kidneys") for wrong in item["distractors"])
             assert not kidneys & set(item["distractors"])
+
+
+def choices(text, **changes):
+    part = passage(text, section="Glossary")
+    settings = Questions(per_window=30, kinds=("choice",), **changes)
+    return items(ExtractiveWriter(settings, 1).write(windows([part], settings, 1)))
+
+
+def test_wrong_definitions_begin_with_the_class_of_the_right_one():
+    mixed = """# Glossary
+
+synaptic gap : small gap between two neurons into which a transmitter is released ^ \
+alveolar gap : narrow gap at the wall of an alveolus through which a gas must pass ^ \
+pleural gap : fluid gap around the lung in which the pressure stays negative ^ \
+valvular gap : round gap at the mouth of the aorta that opens with every beat ^ \
+thymus : primary lymphoid organ in which the lymphocytes of a child mature ^ \
+spleen : organ of the belly that filters old erythrocytes from the blood ^ \
+tongue : muscle of the mouth that moves food and carries the buds of taste ^"""
+    found = choices(mixed)
+    gaps = [item for item in found if "gap" in item["question"]]
+    assert gaps
+    for item in gaps:
+        assert all(" gap " in wrong for wrong in item["distractors"]), item
+    assert not any("thymus" in item["question"] for item in found)
+
+
+def test_a_right_answer_does_not_repeat_a_word_of_the_question_alone():
+    echo = ARTERIES.replace(
+        "branch of the trunk that brings blood to one of the kidneys",
+        "branch of the trunk that brings blood to the renal cortex",
+    )
+    for text in (ARTERIES, echo):
+        found = choices(text)
+        assert found
+        assert not any("renal artery" in item["question"].lower() for item in found)
+        assert not any(item["answer"] == "Renal artery" for item in found)
+
+
+def test_two_names_of_one_thing_are_not_both_wrong_options():
+    valves = """# Glossary
+
+bicuspid valve : (also, mitral valve) valve at the left side that has two flaps of tissue ^ \
+mitral valve : valve that lies before the left chamber and closes when it begins to work ^ \
+aortic valve : valve that stands at the base of the largest vessel of the body ^ \
+pulmonary valve : valve that stands at the base of the vessel to the lungs ^ \
+tricuspid valve : valve at the right side that has three flaps held by cords ^ \
+venous valve : valve of the leg that keeps blood from flowing back to the foot ^"""
+    found = choices(valves)
+    assert found
+    for item in found:
+        assert not {"Bicuspid valve", "Mitral valve"} <= set(item["distractors"])
+
+
+def test_copies_of_a_glossary_share_its_terms_among_them():
+    settings = Questions(per_window=2, window=10_000, kinds=("open",))
+    parts = [
+        passage(ARTERIES, section="Glossary").model_copy(
+            update={"passage_id": f"p{n}", "doc_id": n}
+        )
+        for n in ("a", "b")
+    ]
+    found = items(ExtractiveWriter(settings, 1).write(windows(parts, settings, 1)))
+    assert len(found) == 4
+    assert len({item["question"] for item in found}) == 4
+
+
+def test_an_answer_ends_where_the_sentence_goes_on_to_another_thing():
+    text = (
+        "Inspiration is the process that causes air to enter the lungs, and expiration is the "
+        "process that causes air to leave the lungs."
+    )
+    drafts, _, _ = written(text, kinds=("open",))
+    (item,) = items(drafts)
+    assert item["answer"].endswith("enter the lungs.")
+    assert item["evidence"] == text
 
 
 def test_a_value_that_others_would_fulfil_too_is_not_asked_with_options():

@@ -82,7 +82,7 @@ def test_tables_are_asked_for_columns_that_have_a_meaning():
         "| NK cell | Destroys virally infected cells |"
     )
     assert found(text) == {
-        "Welcher Normalbereich gilt für „P-Dauer“?": "< 120 ms",
+        "Messgröße P-Dauer: Welcher Normalbereich gilt?": "< 120 ms",
         "What is the function of the NK cell?": "Destroys virally infected cells",
     }
 

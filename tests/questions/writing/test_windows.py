@@ -124,3 +124,15 @@ def test_every_pair_is_planned_whatever_the_numbers_of_types_and_levels(types, l
     counts = Counter(s[1:] for s in slots(settings, [long(i) for i in range(types * levels)]))
     assert set(counts.values()) == {1}
     assert len(counts) == types * levels
+
+
+def test_every_passage_is_asked_about_by_some_kind():
+    settings = Questions()
+    members = [long(i, tokens=230) for i in range(40)]
+    asked = {
+        window.passages[slot.passage].passage_id
+        for window in windows(members, settings, 1)
+        for kind in settings.kinds
+        for slot in plan(window, kind, settings)
+    }
+    assert asked == {member.passage_id for member in members}

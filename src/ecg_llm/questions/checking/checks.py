@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, get_args
 
 from ecg_llm.config import Questions
 from ecg_llm.contracts import ChatModel, Decoding, Message, Progress, Reply
-from ecg_llm.prompt import original_letter, prompt_sha, render, rotated
+from ecg_llm.prompt import original_letter, prompt_sha, render, rotated, without_fence
 from ecg_llm.questions.checking.verify import Problem, dropped
 from ecg_llm.questions.words import correct_option
 from ecg_llm.questions.writing.generate import window_text
@@ -76,20 +76,12 @@ def checks(
         for check in settings.checks.passes
         for prompt in _asked(row, check, known)
     ]
-    left: dict[tuple[CheckName, int], list[Asked]] = defaultdict(list)
-    for prompt in asked:
-        if (prompt.row.question_id, prompt.check, prompt.permutation) not in done:
-            left[prompt.check, len(prompt.row.options)].append(prompt)
-    made = len(asked) - sum(map(len, left.values()))
-    for check in settings.checks.passes:
-        for count in sorted(count for name, count in left if name == check):
-            prompts = left[check, count]
-            form = schema(check, count)
-            messages = [prompt.messages for prompt in prompts]
-            for place, reply in model.replies(messages, decoding, form):
-                yield _check(prompts[place], reply, model.name)
-                made += 1
-                progress(made, len(asked))
+    left = [a for a in asked if (a.row.question_id, a.check, a.permutation) not in done]
+    forms = [schema(prompt.check, len(prompt.row.options)) for prompt in left]
+    replies = model.replies([prompt.messages for prompt in left], decoding, forms)
+    for made, (place, reply) in enumerate(replies, start=len(asked) - len(left) + 1):
+        yield _check(left[place], reply, model.name)
+        progress(made, len(asked))
 
 
 def _asked(row: Question, check: CheckName, known: Mapping[str, Passage]) -> Iterator[Asked]:
@@ -165,11 +157,8 @@ def _check(asked: Asked, reply: Reply, model: str) -> Check:
 
 def _object(check: Check) -> dict[str, Any]:
     """Return the JSON object that a reply is, one code fence taken off; empty if it is none."""
-    text = check.reply.strip()
-    if text.startswith("```") and text.endswith("```"):
-        text = text.partition("\n")[2].removesuffix("```")
     try:
-        value = json.loads(text) if check.status == "ok" else None
+        value = json.loads(without_fence(check.reply)) if check.status == "ok" else None
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -45,8 +45,9 @@ def letter_balance(rows: Sequence[Question]) -> dict[str, int]:
 def longest_key_z(rows: Sequence[Question]) -> float:
     """Return how many standard errors more often than by chance the right option is the longest.
 
-    Chance is one in the number of options; ties for the longest count in parts. Above 2 the
-    length gives answers away. 0 if there is no choice question.
+    Chance is one in the number of options; of k options that tie for the longest each counts 1/k.
+    Above 2 the length gives answers away. 0 if there is no choice question, or all options of
+    each are equally long.
     """
     excess = variance = 0.0
     for row in rows:
@@ -55,7 +56,7 @@ def longest_key_z(rows: Sequence[Question]) -> float:
         lengths = [len(option) for option in row.options]
         longest = max(lengths)
         hit = len(correct_option(row)) == longest
-        chance = 1 / len(lengths)
-        excess += (1 / lengths.count(longest) if hit else 0.0) - chance
-        variance += chance * (1 - chance)
+        chance, ties = 1 / len(lengths), lengths.count(longest)
+        excess += (1 / ties if hit else 0.0) - chance
+        variance += chance / ties - chance**2
     return excess / math.sqrt(variance) if variance else 0.0

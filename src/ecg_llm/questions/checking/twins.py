@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 from datasketch import MinHash, MinHashLSH
 
 from ecg_llm.contracts import Embedder
-from ecg_llm.questions.words import correct_option, distinguishing, words_of
+from ecg_llm.questions.words import (
+    content_words,
+    correct_option,
+    distinguishing,
+    plain_text,
+    words_of,
+)
 from ecg_llm.records import Question
 
 if TYPE_CHECKING:
@@ -17,6 +23,40 @@ if TYPE_CHECKING:
 
 SIMILAR = 0.8
 """Jaccard similarity of word sets from which two questions say the same."""
+GENERIC = frozenset(
+    [
+        "true",
+        "false",
+        "correct",
+        "incorrect",
+        "right",
+        "wrong",
+        "following",
+        "statement",
+        "statements",
+        "answer",
+        "answers",
+        "option",
+        "options",
+        "except",
+        "best",
+        "likely",
+        "about",
+        "regarding",
+        "concerning",
+        "richtig",
+        "falsch",
+        "folgenden",
+        "aussage",
+        "aussagen",
+        "antwort",
+        "trifft",
+        "zutreffend",
+        "these",
+        "those",
+    ]
+)
+"""Words of a question that name nothing to ask about."""
 BLOCK = 1024
 """Texts compared with all others in one matrix product."""
 
@@ -131,6 +171,16 @@ class NearIndex:
                 if (view, other) in self._texts:
                     return self._texts[view, other]
         return ""
+
+
+def stem(row: Question) -> str:
+    """Return what is asked, as compared for equality; "" if its words alone ask for nothing.
+
+    "What is ventilation?" asks for one thing whatever the answer or the options say; "Which of
+    the following is true?" does not.
+    """
+    wanted = [word for word in content_words(row.question) if word not in GENERIC]
+    return plain_text(row.question) if wanted and not row.context else ""
 
 
 def texts_of(row: Question) -> tuple[str, ...]:

@@ -11,10 +11,9 @@ from ecg_llm.contracts import Task, UsageError
 from ecg_llm.prompt import question_messages, render, target_reply
 from ecg_llm.questions.exchange import card
 from ecg_llm.questions.exchange.card import SPLITS, filled
-from ecg_llm.records import LETTERS, Document, Question, Split
+from ecg_llm.records import LETTERS, TESTED, Document, Question, Split
 from ecg_llm.registry import suggestion
 
-TESTED: frozenset[Split] = frozenset({"test", "test_seen"})
 PLACES: Mapping[str, str] = {
     "chat": "{}.jsonl",
     "alpaca": "{}.json",

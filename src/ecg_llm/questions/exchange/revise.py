@@ -266,6 +266,8 @@ def _applied(row: Question, group: Sequence[Revision], number: int) -> Question 
         changed = _with(row, {column: text for column, text in after.items() if column != "status"})
     except (ValueError, TypeError) as error:
         return f"its options cannot be read ({error})"
+    if after.keys() & {"question", "options", "answer", "reference"}:
+        changed = changed.model_copy(update={"flags": ()})  # they are about another text
     changed = _with_status(changed, after.get("status", row.status), group[0].note)
     if changed.status == "kept" and (wrong := standing(changed)):
         return wrong

@@ -5,16 +5,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ecg_llm.contracts import Embedder
-from ecg_llm.questions.checking.twins import Vectors
+from ecg_llm.questions.checking.twins import Vectors, stem
 from ecg_llm.questions.splitting.placing import TRAINED
 from ecg_llm.questions.splitting.shingles import Vocabulary, runs
 from ecg_llm.questions.words import correct_option, plain_text, words_of
-from ecg_llm.records import Overlap, Passage, Question
+from ecg_llm.records import TESTED, Overlap, Passage, Question
 
 if TYPE_CHECKING:
     from ecg_llm.questions.splitting.shingles import Numbers
 
-TESTED = frozenset({"test", "test_seen"})
 GRAM = 13
 """Words of a run that two texts hardly share by chance (Brown et al. 2020, appendix C)."""
 SHORTEST = 8
@@ -138,15 +137,21 @@ def _text(row: Question) -> str:
 
 
 def _exact(tested: Sequence[Question], trained: Sequence[Question]) -> Iterator[Overlap]:
-    asked: dict[tuple[str, str], str] = {}
+    asked: dict[tuple[str, ...], str] = {}
     for row in trained:
-        asked.setdefault(
-            (plain_text(row.question), plain_text(correct_option(row))), row.question_id
-        )
+        for words in _asked(row):
+            asked.setdefault(words, row.question_id)
     for row in tested:
-        twin = asked.get((plain_text(row.question), plain_text(correct_option(row))))
+        twin = next((asked[words] for words in _asked(row) if words in asked), "")
         if twin:
             yield _row(row, "exact", "questions", twin, 1.0, row.question)
+
+
+def _asked(row: Question) -> Iterator[tuple[str, ...]]:
+    """Yield what makes a question the same as another: what it asks, or that with the answer."""
+    if words := stem(row):
+        yield (words,)
+    yield plain_text(row.question), plain_text(correct_option(row))
 
 
 class _Hit(NamedTuple):

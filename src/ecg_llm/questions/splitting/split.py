@@ -1,15 +1,18 @@
 """Questions to splits: each goes where its document stands, some are held back, none leaks."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from ecg_llm.config import ImportedSet, Splits
-from ecg_llm.questions.checking.twins import NearIndex, Vectors
+from ecg_llm.questions.checking.twins import NearIndex, Vectors, stem
 from ecg_llm.questions.checking.verify import SET, Problem, dropped
 from ecg_llm.questions.splitting.placing import TRAINED, tags_of
 from ecg_llm.questions.words import words_of
-from ecg_llm.records import Document, Placement, Question, Split, digest
+from ecg_llm.records import TESTED, Document, Placement, Question, Split, digest
+
+FEW = 20
+"""Kept questions below which a tested part is too small."""
 
 
 def assign(
@@ -110,28 +113,40 @@ def _written(row: Question, split: Split, held_back: Collection[str]) -> Questio
     return row.model_copy(update={"split": split})
 
 
+def remarks(questions: Sequence[Question]) -> list[str]:
+    """Return a sentence for each tested part of the written questions that is small."""
+    kept = Counter(row.split for row in questions if row.set == SET and row.status == "kept")
+    return [
+        f"{SET}/{split} holds {kept[split]} questions, too few to tell arms apart; add literature "
+        "or change questions.split"
+        for split in TESTED
+        if kept and kept[split] < FEW
+    ]
+
+
 def _imported_split(wanted: str, of_document: Split | None) -> Split:
     """Return the split of an imported question whose document, if any, is in `of_document`."""
-    seen = of_document in TRAINED
     if wanted in ("auto", "test"):
-        return "test_seen" if seen else "test"
-    if wanted in TRAINED and of_document == "test":
-        return "test"
-    return "train" if wanted == "train" else "val" if wanted == "val" else "test_seen"
+        return "test_seen" if of_document in TRAINED else "test"
+    if wanted in TRAINED:
+        return of_document or ("train" if wanted == "train" else "val")
+    return "test_seen"
 
 
 def _without_leaks(
     rows: Sequence[Question], vectors: Vectors | None, cosine: float
 ) -> list[Question]:
     index = NearIndex(vectors, cosine)
+    stems: dict[str, str] = {}
     for row in rows:
         if row.split in TRAINED and row.status == "kept":
             index.add(row)
+            stems.setdefault(stem(row), row.question_id)
     spans = _Spans(row for row in rows if row.split == "train" and row.status == "kept")
     checked = []
     for row in rows:
         if row.status == "kept" and row.split in ("test", "test_seen"):
-            if twin := index.find(row):
+            if twin := index.find(row) or stems.get(stem(row) or "-", ""):
                 row = dropped(row, Problem("near_duplicate_of_train", f"close to {twin}"))
             elif row.split == "test_seen" and (twin := spans.shared(row)):
                 row = dropped(row, Problem("shared_evidence", f"shared with {twin}"))

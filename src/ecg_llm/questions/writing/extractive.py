@@ -22,7 +22,7 @@ from ecg_llm.questions.writing.generate import draft_id
 from ecg_llm.questions.writing.items import Item, Pool, choice_items, open_item
 from ecg_llm.records import Draft, Passage, QuestionKind, digest
 
-NAME = "extractive-2"
+NAME = "extractive-3"
 """Changes with every change of what is written."""
 
 
@@ -52,6 +52,7 @@ class ExtractiveWriter:
                 yield self._draft(window.passages, kind, pool)
 
     def _draft(self, window: Sequence[Passage], kind: QuestionKind, pool: "Pool") -> Draft:
+        draft = draft_id(window, kind)
         facts = [
             (number, fact)
             for number, passage in enumerate(window)
@@ -60,9 +61,11 @@ class ExtractiveWriter:
         ]
         items: Iterable[tuple[int, Item]]
         if kind == "open":
-            items = ((number, open_item(fact)) for number, fact in facts if fact.question)
+            items = ((n, open_item(fact, window[n], pool)) for n, fact in facts if fact.question)
         else:
-            items = ((n, item) for n, fact in facts for item in self._choices(fact, pool))
+            items = (
+                (n, item) for n, fact in facts for item in self._choices(fact, window[n], pool)
+            )
         questions = [
             {
                 "question": item.question,
@@ -72,10 +75,10 @@ class ExtractiveWriter:
                 "type": item.type,
                 "difficulty": item.difficulty,
             }
-            for item in _dealt(list(items), self._settings.per_window)
+            for item in _dealt(list(items), self._settings.per_window, draft)
         ]
         return Draft(
-            draft_id=draft_id(window, kind),
+            draft_id=draft,
             passage_ids=tuple(passage.passage_id for passage in window),
             kind=kind,
             plan=(),
@@ -83,23 +86,31 @@ class ExtractiveWriter:
             model=self.name,
         )
 
-    def _choices(self, fact: Fact, pool: Pool) -> Iterator[Item]:
+    def _choices(self, fact: Fact, passage: Passage, pool: Pool) -> Iterator[Item]:
         # Seeded by the fact, so that a window's questions do not depend on the others.
         rng = random.Random(digest(self._seed, fact.question, fact.sentence.text))
-        return choice_items(fact, pool, rng)
+        repeated = pool.repeats(fact, passage)
+        for item in choice_items(fact, passage, pool, rng):
+            yield item._replace(weak=item.weak or repeated)
 
 
-def _dealt(items: Sequence[tuple[int, Item]], count: int) -> list[Item]:
+def _dealt(items: Sequence[tuple[int, Item]], count: int, draft: str) -> list[Item]:
     """Return up to `count` items, dealt to the passages in turn, of many forms, one a sentence.
 
-    An item comes with the number of its passage.
+    An item comes with the number of its passage; weak ones go last. The draft draws among equals,
+    or two copies of a glossary would give the same questions.
     """
     left = list(items)
     chosen: list[Item] = []
     passages: Counter[int] = Counter()
     forms: Counter[str] = Counter()
+
+    def rank(number: int, item: Item) -> tuple[bool, int, int, int, str]:
+        drawn = digest(draft, item.question)
+        return item.weak, passages[number], forms[item.form], item.place, drawn
+
     while left and len(chosen) < count:
-        number, best = min(left, key=lambda it: (passages[it[0]], forms[it[1].form], it[1].place))
+        number, best = min(left, key=lambda it: rank(*it))
         passages[number] += 1
         forms[best.form] += 1
         chosen.append(best)

@@ -21,6 +21,7 @@ from ecg_llm.questions.writing.patterns import (
     verb_at,
 )
 from ecg_llm.questions.writing.phrases import (
+    BACKWARD,
     SUBJECT_WORDS,
     cut_answer,
     defines,
@@ -32,7 +33,13 @@ from ecg_llm.questions.writing.phrases import (
     is_term,
     says_what,
 )
-from ecg_llm.questions.writing.sentences import Sentence, stands_alone, words_in
+from ecg_llm.questions.writing.sentences import (
+    YEAR,
+    Sentence,
+    counts_people,
+    stands_alone,
+    words_in,
+)
 from ecg_llm.questions.writing.usage import Usage
 
 LEAD = re.compile(r"(?P<lead>(?:In|During|For) [^,]{3,70}), (?P<rest>.+)", re.DOTALL)
@@ -49,6 +56,7 @@ VAGUE_OBJECT = re.compile(
     r"^(?:\S+ )?(?:examples?|evidence|opportunity|insight|information|problems?|challenges?) "
     r"|\b(?:variety of|many|several|various|inherent|two|three) (?:\w+ )?(?:factors|mechanisms)"
     r"|\b(?:similar (?!to)|way similar|similar to that)\b|\bas well$|^(?:the same|similar)\b"
+    r"|\b(?:some other|among others|and others)\b"
 )
 PREPOSITION = re.compile(
     r"(?:to|from|with|in|on|at|by|through|into|for|of|over|under|as|along|toward|towards|across"
@@ -56,7 +64,7 @@ PREPOSITION = re.compile(
     r"|down|out|off|back|away|forward|backward|upward|downward|more|less|well|together|directly|\w+ly)\b"
 )
 PARTS_TOLD = re.compile(
-    r":|, .* (?:and|or) |\b(?:two|three|four|five|six|according to|by)\b"
+    r":|, .* (?:and|or) |\b(?:according to|by)\b"
     r"|^(?:\S+ ){1,5}and (?:\S+ ?){1,4}$"
 )
 ADJECTIVE = re.compile(r"\w+(?:al|ous|ive|ary|ic|ed|ing)")
@@ -69,6 +77,13 @@ STATES = re.compile(
 )
 OF_ITS_TIME = re.compile(r"\b(?:patient|normal|it|training|United States|\d{4})\b")
 """Words of sentences whose values hold for one case, place or year."""
+POSSIBLE = frozenset({"can", "may", "might", "could"})
+UNBOUNDED = frozenset(
+    ["effect", "link", "use", "content", "sign", "inference", "showing", "purpose", "relation"]
+)
+"""Relations in which what is only possible is one of many answers."""
+LISTS = re.compile(r", (?:and|or) ")
+ROUTE = re.compile(r" (?:to|into|through) ")
 STATEMENT = Relation("statement", "threshold", "medium", "", 99)
 INTRODUCING = frozenset({"definition", "identity", "meaning", "alias", "value", "range", "length"})
 """Relations whose sentence says itself what its subject is."""
@@ -104,6 +119,13 @@ def fact_of(sentence: Sentence, usage: Usage) -> Fact | None:
     """
     if not stands_alone(sentence) or usage.is_run_together(sentence.text):
         return None
+    fact = _stated(sentence, usage)
+    if fact and counts_people(sentence.text) and not YEAR.search(fact.question):
+        return None
+    return fact
+
+
+def _stated(sentence: Sentence, usage: Usage) -> Fact | None:
     language = language_of(sentence.text) or "en"
     body, lead = sentence.text.removesuffix("."), ""
     for shape in SHAPES:
@@ -124,7 +146,9 @@ def statement_of(sentence: Sentence, usage: Usage) -> Fact | None:
     if not found or not stands_alone(sentence) or usage.is_run_together(sentence.text):
         return None
     subject = found["subject"]
-    if OF_ITS_TIME.search(sentence.text) or not usage.knows(head_of(subject)):
+    if OF_ITS_TIME.search(sentence.text) or counts_people(sentence.text):
+        return None
+    if not usage.knows(head_of(subject)):
         return None
     if not is_term(subject[0].upper() + subject[1:], usage):
         return None
@@ -154,10 +178,17 @@ def _said(body: str, lead: str, sentence: Sentence, usage: Usage) -> Fact | None
         if verb.aux == "is" and is_joined(subject):
             return None
         known = verb.relation.name in INTRODUCING or usage.knows(head_of(subject))
-        if not known or not is_term(subject, usage) or not _is_object(verb, subject, answer):
+        defined = verb.relation.name in ("identity", "definition")
+        if (
+            not known
+            or not is_term(subject, usage, defined=defined)
+            or not _is_object(verb, subject, answer)
+        ):
             return None
         asked = usage.lowered(subject)
         question = verb.relation.question.format(aux=verb.aux, s=asked, v=verb.rest)
+        if verb.rest.endswith(" from") and verb.relation.name == "link" and ROUTE.search(answer):
+            question = f"From where to where {verb.aux} {asked} {verb.rest.removesuffix(' from')}?"
         question = question.replace(" ?", "?")
         if lead:
             question = f"{lead}, {question[0].lower()}{question[1:]}"
@@ -192,7 +223,15 @@ def _is_object(verb: Verb, subject: str, answer: str) -> bool:
         return len(words) <= 12
     if len(said.split()) < 2 or f" {verb.rest} " in f" {answer} ":
         return False  # "lead I points to ..., lead II points to ..." answers two questions
-    if VAGUE_OBJECT.search(answer) or (words[0] in VERBS and VERBS[words[0]].aux == "do"):
+    if verb.aux in POSSIBLE and name in UNBOUNDED:
+        return False
+    if name == "cause" and (LISTS.search(said) or verb.aux in POSSIBLE - {"can"}):
+        return False  # a list of causes is seldom the whole of them
+    if (
+        VAGUE_OBJECT.search(answer)
+        or BACKWARD.match(answer)
+        or (words[0] in VERBS and VERBS[words[0]].aux == "do")
+    ):
         return False  # a noun was taken for the verb: "acquired forms include"
     if name in ("sign", "function", "place") and verb.aux in MODALS:
         return False
@@ -202,6 +241,10 @@ def _is_object(verb: Verb, subject: str, answer: str) -> bool:
         return PARTS_TOLD.search(answer) is not None
     if needs == "place":
         return not re.search(r"\d|%|\brest\b|\bcases\b", answer) and len(words) >= 3
+    if verb.rest == "become" and words[0].endswith("ed"):
+        return False
+    if verb.rest == "include" and (verb.aux != "does" or not re.match("[Tt]he ", subject)):
+        return False  # what "symptoms include" is seldom the whole of them
     if needs == "list":
         return ", " in said or " and " in said
     if name in ("effect", "link", "inference", "showing") and not PREPOSITION.match(
@@ -226,7 +269,7 @@ def _shaped(
     asked = usage.lowered(subject, language) if subject else ""
     predicate = ""
     if name == "naming":
-        answer = usage.lowered(parts["said"])
+        answer = parts["said"] = usage.lowered(parts["said"])
         predicate = f"{parts['aux']} {answer}"
     elif name == "apposition":
         predicate = f"{be} {answer}"
@@ -236,7 +279,7 @@ def _shaped(
             values[key] = usage.lowered(parts[key])
     values["prep"] = parts.get("prep", "").lower()
     question = shape.relation.question
-    if other and " and " in f"{asked} {other}":
+    if name == "contrast" and " and " in f"{asked} {other}":
         question = "How {do} {s} differ from {other}?"
     return Fact(
         relation=shape.relation,
@@ -263,7 +306,8 @@ def _fits(name: str, parts: Mapping[str, str], usage: Usage) -> bool:
     if name == "share" and re.match(r"(?:\w+ )?(?:people|adults)\b", subject):
         return not {"it", "they", "them"} & set(words_in(parts["rest"]))
     german = name.startswith("de_")
-    if not is_term(subject, usage, german=german, introduced=name == "naming"):
+    introduced, defined = name in ("naming", "term"), name == "identity"
+    if not is_term(subject, usage, german=german, introduced=introduced, defined=defined):
         return False
     if name == "de_identity":
         return defines(answer) and not GERMAN_PARTICIPLE.search(answer)
@@ -277,6 +321,10 @@ def _fits(name: str, parts: Mapping[str, str], usage: Usage) -> bool:
         different = other.lower() != subject.lower() and not re.match(r"\d", other)
         enough = name != "contrast" or len(answer.split()) >= 4
         return different and enough and not moves and is_term(other, usage)
+    if name == "term":
+        return len(words_in(cut_answer(answer))) >= 4 and usage.knows(subject)
+    if name == "identity":
+        return is_plural(subject) and defines(answer) and not VAGUE_OBJECT.search(answer)
     if name == "reason":
         return is_reason(words_in(parts["rest"]))
     if name == "apposition":

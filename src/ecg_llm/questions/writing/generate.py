@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ecg_llm.config import Questions
 from ecg_llm.contracts import ChatModel, Decoding, Message, Reply, Window, Writer
-from ecg_llm.prompt import prompt_sha, render, template
+from ecg_llm.prompt import prompt_sha, render, template, without_fence
 from ecg_llm.questions.writing.windows import Slot, plan
 from ecg_llm.records import Difficulty, Draft, Passage, QuestionKind, QuestionType, digest
 
@@ -39,10 +39,6 @@ DIFFICULTIES: Mapping[str, str] = {
     "medium": "a detail or a relation that a resident should know",
     "hard": "several facts must be combined, or applied to a situation",
 }
-REPAIR = (
-    "This was not the JSON object asked for: {problem}. Write the same questions again as one JSON "
-    "object in the form asked for, and nothing else."
-)
 FORM = (
     '{"questions": [{"type": "...", "difficulty": "...", "question": "...", "answer": "...", '
     '"evidence": %s%s}]}'
@@ -82,11 +78,8 @@ def parse(reply: str) -> list[Written | str]:
     Raises:
         UnparsedReply: the reply as a whole is not {"questions": [...]}.
     """
-    text = reply.strip()
-    if text.startswith("```") and text.endswith("```"):
-        text = text.partition("\n")[2].removesuffix("```")
     try:
-        value = json.loads(text)
+        value = json.loads(without_fence(reply))
     except (ValueError, RecursionError) as error:
         raise UnparsedReply(f"not JSON ({error})") from None
     items = value.get("questions") if isinstance(value, dict) else None
@@ -131,9 +124,9 @@ def schema(kind: QuestionKind, count: int, joined: bool = False) -> dict[str, ob
     }
 
 
-def draft_id(window: Sequence[Passage], kind: QuestionKind, repeat: int = 0) -> str:
+def draft_id(window: Sequence[Passage], kind: QuestionKind) -> str:
     """Return the key of the draft that a writer makes of this window."""
-    return digest([passage.passage_id for passage in window], kind, repeat)
+    return digest([passage.passage_id for passage in window], kind)
 
 
 @dataclass
@@ -179,9 +172,8 @@ class LlmWriter:
 
     @property
     def name(self) -> str:
-        """Name of the model and digest of the prompts: all that decides the drafts."""
-        prompts = [template(f"write_{kind}") for kind in (*self._settings.kinds, "joined")]
-        return f"{self._model.name}/{digest(prompts, REPAIR, length=8)}"
+        """Name of the model."""
+        return self._model.name
 
     def write(self, windows: Sequence[Window]) -> Iterator[Draft]:
         """Yield one draft for every window and kind, as the replies come.
@@ -199,14 +191,11 @@ class LlmWriter:
         ]
         for attempt in range(RETRIES + 1):
             again: list[_Job] = []
-            for joined in (False, True):
-                for kind in self._settings.kinds:
-                    some = [job for job in jobs if (job.kind, job.window.joined) == (kind, joined)]
-                    for job in self._ask(some, attempt):
-                        if self._settled(job):
-                            yield self._draft(job)
-                        else:
-                            again.append(job)
+            for job in self._ask(jobs, attempt):
+                if self._settled(job):
+                    yield self._draft(job)
+                else:
+                    again.append(job)
             if not again:
                 return
             if any(not job.problem for job in again):
@@ -215,12 +204,11 @@ class LlmWriter:
 
     def _ask(self, jobs: Sequence[_Job], attempt: int) -> Iterator[_Job]:
         """Yield the jobs as they are replied to, with what came of it."""
-        if not jobs:
-            return
-        form = schema(jobs[0].kind, self._settings.per_window, jobs[0].window.joined)
+        count = self._settings.per_window
+        forms = [schema(job.kind, count, job.window.joined) for job in jobs]
         decoding = replace(self._decoding, seed=self._decoding.seed + attempt)
         prompts = [self._prompt(job) for job in jobs]
-        for place, reply in self._model.replies(prompts, decoding, form):
+        for place, reply in self._model.replies(prompts, decoding, forms):
             job = jobs[place]
             job.asked += 1
             job.attempts += reply.attempts
@@ -235,9 +223,7 @@ class LlmWriter:
 
     def _settled(self, job: _Job) -> bool:
         """Return whether a job is done, for better or worse."""
-        if job.problem:
-            return job.asked > RETRIES
-        return job.best.status == "ok" or job.attempts > RETRIES
+        return job.asked > RETRIES or not (job.problem or job.best.may_differ)
 
     def _prompt(self, job: _Job) -> Sequence[Message]:
         if not job.problem:
@@ -245,7 +231,7 @@ class LlmWriter:
         return [
             *job.messages,
             Message(role="assistant", content=job.best.text),
-            Message(role="user", content=REPAIR.format(problem=job.problem)),
+            Message(role="user", content=render("write_repair", {"problem": job.problem})),
         ]
 
     def _job(self, window: Window, kind: QuestionKind) -> _Job:

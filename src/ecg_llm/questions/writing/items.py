@@ -10,25 +10,41 @@ from ecg_llm.questions.words import content_words
 from ecg_llm.questions.writing.facts import Fact, fact_of, statement_of
 from ecg_llm.questions.writing.lists import facts_in_lists
 from ecg_llm.questions.writing.options import (
-    DEFINING,
     OPTION_WORDS,
-    TERM_WORDS,
-    Terms,
     Value,
-    bare,
     capital,
-    definition,
-    kind_of,
+    gives_away,
     values_in,
     wrong_options,
     wrong_values,
 )
-from ecg_llm.questions.writing.patterns import MODALS
+from ecg_llm.questions.writing.patterns import MODALS, VERBS
 from ecg_llm.questions.writing.phrases import DEFINES, POINTS_BACK
 from ecg_llm.questions.writing.sentences import Sentence, sentences
+from ecg_llm.questions.writing.terms import (
+    DEFINING,
+    TERM_WORDS,
+    Place,
+    Terms,
+    bare,
+    definition,
+    genus_of,
+    head_word,
+    kind_of,
+    noun_of,
+    opening,
+    place_of,
+)
 from ecg_llm.questions.writing.usage import Usage
-from ecg_llm.records import Difficulty, Passage, QuestionType
+from ecg_llm.records import Difficulty, Passage, QuestionType, digest
 
+OTHER_CLAUSE = re.compile(
+    r"(?:; (?=[a-z])|, (?:and|but|whereas|while) (?!(?:it|they|its|their|which|that)\b)"
+    r"(?=(?:the |an? )?(?:[\w-]+ ){1,7}?(?:is|are|was|has|have|can|may|will|does|refers|arises"
+    r"|drains|supplies|represents|originates?|lasts)\b)|, (?:is|are) the )"
+)
+FULL_WORDS = 7
+"""Words from which a definition in a glossary tells enough to be preferred."""
 LOOSE = frozenset({"lobe", "process", "measure", "structure", "test", "membrane", "substance"})
 """Kinds so wide that what is said of one thing often holds for others."""
 LISTED = frozenset({"list", "term", "function"})
@@ -41,11 +57,13 @@ HEDGE = re.compile(
     r"|under|up to)|about|approximately|around|roughly|nearly|almost|only|usually|from|between) $",
     re.IGNORECASE,
 )
+TURNED_ROUND = re.compile(r"the (?:[\w-]+ ){0,2}[\w-]+(?:,|$| (?:in|of) the (?:[\w-]+ ?){1,2}$)")
+"""An object that names a thing, and its subject tells of it: "the arachnoid, named for ..."."""
 PART_OF_VALUE = re.compile(
     r"(?:\d\S*(?: \w+)? (?:or|to|and) |\d \w+ \(|minus |plus |± ?)$|\bit (?:is|was|has) [^.]*$"
 )
 NO_OPTION = frozenset(
-    ["in", "on", "when", "for", "with", "at", "during", "if", "term", "word", "name", "another"]
+    ["one", "another", "in", "on", "when", "for", "with", "at", "during", "if", "term", "name"]
 )
 """Beginnings of definitions that stand out among others."""
 
@@ -57,6 +75,8 @@ class Item(NamedTuple):
     """Relation or kind of choice question: a draft mixes forms."""
     place: int
     """Of several forms used equally often, the lower goes first."""
+    weak: bool
+    """Whether it goes last."""
     type: QuestionType
     difficulty: Difficulty
     question: str
@@ -81,10 +101,33 @@ class Pool:
             self._found[passage.passage_id] = [*(fact for fact in said if fact), *listed]
         return self._found[passage.passage_id]
 
+    def repeats(self, fact: Fact, passage: Passage) -> bool:
+        """Return whether the question of a fact is left to another passage that gives it too.
+
+        The passages draw, so that copies of a chapter share its questions among them.
+        """
+        return self._owner.get(fact.question, passage.passage_id) != passage.passage_id
+
+    def spelled_out(self, question: str) -> str:
+        """Return a question with the abbreviations that the corpus explains explained."""
+        return self._usage.spelled_out(question)
+
+    @cached_property
+    def _owner(self) -> dict[str, str]:
+        """The passage to which a question is left, for every question."""
+        found: dict[str, set[str]] = {}
+        for passage in self._passages:
+            for fact in self.facts_in(passage):
+                found.setdefault(fact.question, set()).add(passage.passage_id)
+        return {
+            question: min(names, key=lambda name: digest(question, name))
+            for question, names in found.items()
+        }
+
     @cached_property
     def terms(self) -> Terms:
         """Every term."""
-        facts = [fact for passage in self._passages for fact in self.facts_in(passage)]
+        facts = [(f, place_of(p)) for p in self._passages for f in self.facts_in(p)]
         texts = [s.text for passage in self._passages for s in sentences(passage.text)]
         return Terms(facts, texts)
 
@@ -105,63 +148,90 @@ def _fact(sentence: Sentence, usage: Usage) -> Fact | None:
     return statement_of(sentence, usage) if values_in(sentence.text) else None
 
 
-def open_item(fact: Fact) -> Item:
-    """Return the open question of a fact; the text's own words answer it."""
+def open_item(fact: Fact, passage: Passage, pool: Pool) -> Item:
+    """Return the open question of a fact of a passage; the text's own words answer it."""
     relation = fact.relation
+    short = fact.name == "term" and len(fact.object.split()) < FULL_WORDS
+    weak = relation.weak or short or pool.repeats(fact, passage)
     return Item(
-        relation.name, relation.place, relation.type, relation.difficulty,
-        fact.question, fact.sentence.text, fact.sentence.raw,
+        relation.name, relation.place, weak, relation.type, relation.difficulty,
+        pool.spelled_out(fact.question), _answer(fact), fact.sentence.raw,
     )  # fmt: skip
 
 
-def choice_items(fact: Fact, pool: Pool, rng: random.Random) -> Iterator[Item]:
-    """Yield the choice questions of a fact."""
-    for made in (_by_object(fact, pool, rng), _by_term(fact, pool, rng)):
+def _answer(fact: Fact) -> str:
+    """Return the sentence of a fact without a second statement after the one that was asked for."""
+    text = fact.sentence.text
+    if fact.relation.type == "comparison" or not text.endswith("."):
+        return text
+    at = text.find(fact.object) if fact.object else -1
+    other = OTHER_CLAUSE.search(text, at + len(fact.object)) if at >= 0 else None
+    return f"{text[: other.start()]}." if other else text
+
+
+def choice_items(fact: Fact, passage: Passage, pool: Pool, rng: random.Random) -> Iterator[Item]:
+    """Yield the choice questions of a fact of a passage."""
+    place = place_of(passage)
+    for made in (_by_object(fact, place, pool, rng), _by_term(fact, place, pool, rng)):
         if made is not None:
             yield made
     yield from _by_value(fact, pool, rng)
 
 
-def _choice(form: str, fact: Fact, question: str, right: str, wrong: Sequence[str]) -> Item:
+def _choice(
+    form: str, fact: Fact, question: str, right: str, wrong: Sequence[str], pool: Pool
+) -> Item:
     relation = fact.relation
     options = [capital(option) for option in (right, *wrong)]
     return Item(
-        form, relation.place, relation.type, relation.difficulty,
-        question, options[0], fact.sentence.raw, tuple(options[1:]),
+        form, relation.place, False, relation.type, relation.difficulty,
+        pool.spelled_out(question), options[0], fact.sentence.raw, tuple(options[1:]),
     )  # fmt: skip
 
 
-def _by_object(fact: Fact, pool: Pool, rng: random.Random) -> Item | None:
+def _by_object(fact: Fact, place: Place, pool: Pool, rng: random.Random) -> Item | None:
     """Ask what something is; wrong are the definitions of other things of its kind."""
     right = definition(fact.object)
     kind = kind_of(bare(fact.subject), right)
     if fact.name not in DEFINING - {"naming"} or kind is None or not _is_option(right):
         return None
     others = {
-        term.said: f"{term.text} {term.said}"
-        for term in pool.terms.others(fact, kind, defined=True)
-        if _is_option(term.said)
+        term.said: (near, pool.terms.told_of(term))
+        for near, term in pool.terms.others(fact, kind, place, defined=True)
+        if _is_option(term.said) and not _is_class_of(term.said, fact.subject, right)
     }
-    wrong = wrong_options(right, others, f"{fact.subject} {right}", rng)
-    if not wrong or _gives_away(fact.subject, right, wrong):
+    wrong = wrong_options(fact.subject, right, others, f"{fact.subject} {right}", rng)
+    if not wrong:
         return None
     question = fact.question
     if fact.name == "definition":
         question = f"What {fact.number} {fact.subject}?"
-    return _choice("by_object", fact, question, right, wrong)
+    return _choice("by_object", fact, question, right, wrong, pool)
+
+
+def _is_class_of(said: str, subject: str, right: str) -> bool:
+    """Return whether a definition may tell of a class in which the subject is.
+
+    "Artery with elastic fibers" is true of the carotid artery too, if not its definition.
+    """
+    head = head_word(bare(subject))
+    return noun_of(said) == head != noun_of(right)
 
 
 def _is_option(text: str) -> bool:
     """Return whether a definition can stand alone among the options."""
     words = text.split()
-    if words[0].lower() in NO_OPTION:
+    first = words[0].lower()
+    if first in NO_OPTION or first.endswith("ed") or not genus_of(text):
+        return False
+    if first in VERBS and VERBS[first].aux == "does":
         return False
     if POINTS_BACK.search(text) or re.search(r", [\w-]+$", text):
         return False
     return 3 <= len(words) <= OPTION_WORDS and DEFINES.search(text) is not None
 
 
-def _by_term(fact: Fact, pool: Pool, rng: random.Random) -> Item | None:
+def _by_term(fact: Fact, place: Place, pool: Pool, rng: random.Random) -> Item | None:
     """Ask which term something is said of; wrong are other terms of its kind."""
     term = bare(fact.subject)
     kind = kind_of(term, fact.object if fact.name in DEFINING else "")
@@ -169,17 +239,20 @@ def _by_term(fact: Fact, pool: Pool, rng: random.Random) -> Item | None:
         return None
     if set(content_words(term)) & set(content_words(fact.predicate)):
         return None
+    if fact.name == "identity" and TURNED_ROUND.match(fact.object):
+        return None
     defined = fact.name in DEFINING
-    if len(content_words(fact.object)) < (3 if defined else 6):
+    if len(content_words(fact.object)) < (3 if defined else 5):
         return None
     if not defined and (kind.name in LOOSE or fact.predicate.split()[0] in MODALS):
         return None
     others = {
-        t.text: f"{t.text} {t.said}"
-        for t in pool.terms.others(fact, kind)
-        if defined or not set(content_words(t.text)) & set(content_words(term)) - set(kind.ask)
+        t.text: (near, pool.terms.told_of(t))
+        for near, t in pool.terms.others(fact, kind, place)
+        if (defined or not set(content_words(t.text)) & set(content_words(term)) - set(kind.ask))
+        and not gives_away(opening(fact.object), t.text, (term, *kind.ask))
     }
-    wrong = wrong_options(term, others, f"{fact.subject} {fact.object}", rng)
+    wrong = wrong_options(fact.predicate, term, others, f"{fact.subject} {fact.object}", rng)
     if not wrong:
         return None
     if fact.name == "naming":
@@ -187,7 +260,7 @@ def _by_term(fact: Fact, pool: Pool, rng: random.Random) -> Item | None:
     else:
         asked = kind.ask[fact.number == "are"]
         question = f"Which {asked} {fact.predicate}?"
-    return _choice("by_term", fact, question, term, wrong)
+    return _choice("by_term", fact, question, term, wrong, pool)
 
 
 def _by_value(fact: Fact, pool: Pool, rng: random.Random) -> Iterator[Item]:
@@ -218,12 +291,5 @@ def _by_value(fact: Fact, pool: Pool, rng: random.Random) -> Iterator[Item]:
             )
             question = f"{asks}: “{text[:start]}____{text[end:]}”?"
             options = [right.text, *wrong]
-        item = _choice("by_value", fact, question, options[0], options[1:])
+        item = _choice("by_value", fact, question, options[0], options[1:], pool)
         yield item._replace(type="threshold", difficulty="medium")
-
-
-def _gives_away(subject: str, right: str, wrong: Sequence[str]) -> bool:
-    """Return whether only the right option repeats words of the subject."""
-    asked = set(content_words(subject))
-    shared = [len(asked & set(content_words(option))) for option in (right, *wrong)]
-    return shared[0] > max(shared[1:])

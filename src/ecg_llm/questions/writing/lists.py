@@ -72,8 +72,8 @@ GERMAN_LIST = Relation("list", "criterion", "hard", "Was sind die {whole}?", 0)
 TRAIT = Relation("trait", "criterion", "medium", "What is characteristic of {s}?", 3)
 GERMAN_TRAIT = Relation("trait", "criterion", "medium", "Was ist kennzeichnend für „{s}“?", 3)
 ROLE = Relation("function", "mechanism", "medium", "What is the function of {s}?", 2)
-NORMAL = Relation("value", "threshold", "medium", "What is the {head} of “{s}”?", 0)
-GERMAN_NORMAL = Relation("value", "threshold", "medium", "Welcher {head} gilt für „{s}“?", 0)
+NORMAL = Relation("value", "threshold", "medium", "What is the {head} of {s}?", 0)
+GERMAN_NORMAL = Relation("value", "threshold", "medium", "{what} {s}: Welcher {head} gilt?", 0)
 
 
 def facts_in_lists(text: str, section: str, usage: Usage) -> Iterator[Fact]:
@@ -98,12 +98,14 @@ def _entries(text: str, usage: Usage) -> Iterator[Fact]:
 def _defined(term: str, said: str, raw: str, usage: Usage) -> Fact | None:
     term, said = readable(term).strip(" *"), readable(said).strip(" ;,.")
     said = re.sub(r"^\(also,? [^()]*(?:\([^()]*\))?[^()]*\) ", "", said)
+    said = re.sub(r"^\((?!also)[^()]*\) ", "", said)
     words = words_in(said)
     if (
         len(words) < 4
         or len(term.split()) > 6
         or not _plain(f"{term} {said}")
         or words[0] in WORDS["no_object"] - {"several", "many", "various", "different", "most"}
+        or words[0] in ("name", "term", "word")
         or any((found := verb_at(words, at)) and found[0].aux == "does" for at in (0, 1))
         or not re.search(r"[a-zA-Z]{3}", term)
         or all(word in WORDS["generic"] for word in words_in(term))
@@ -118,7 +120,7 @@ def _defined(term: str, said: str, raw: str, usage: Usage) -> Fact | None:
     number = "are" if several or (is_plural(term) and words[0] != "one") else "is"
     return Fact(
         relation=relation,
-        question=relation.question.format(s=term),
+        question=relation.question.format(s=usage.lowered(term, language)),
         subject=usage.lowered(term, language),
         object=said,
         sentence=Sentence(raw.strip(), f"{said[0].upper()}{said[1:]}."),
@@ -242,20 +244,23 @@ def _cells(head: list[str], row: list[str], raw: str, usage: Usage) -> Iterator[
             if fact := _defined(subject, cell, raw, usage):
                 yield fact
         elif FUNCTION.fullmatch(name) and len(cell.split()) >= 3 and not NUMBERED.search(subject):
-            yield _cell(ROLE, subject, name, cell, raw, usage)
+            yield _cell(ROLE, head[0], subject, name, cell, raw, usage)
         elif RANGE.fullmatch(name) and re.search(r"\d", cell):
-            yield _cell(GERMAN_NORMAL if german else NORMAL, subject, name, cell, raw, usage)
+            relation = GERMAN_NORMAL if german else NORMAL
+            yield _cell(relation, head[0], subject, name, cell, raw, usage)
 
 
-def _cell(relation: Relation, subject: str, name: str, cell: str, raw: str, usage: Usage) -> Fact:
+def _cell(
+    relation: Relation, what: str, subject: str, name: str, cell: str, raw: str, usage: Usage
+) -> Fact:
     german = relation is GERMAN_NORMAL
     shown = subject if german else usage.lowered(subject)
-    if relation is ROLE and not is_plural(shown) and shown.split()[0] != "the":
+    if not german and not is_plural(shown) and shown.split()[0] != "the":
         shown = f"the {shown}"
     head = name if german else name[0].lower() + name[1:]
     return Fact(
         relation=relation,
-        question=relation.question.format(s=shown, head=head),
+        question=relation.question.format(s=shown, head=head, what=what),
         subject=shown,
         object=cell,
         sentence=Sentence(raw, cell),

@@ -3,33 +3,24 @@
 import math
 import random
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
 from ecg_llm.questions.words import content_words
-from ecg_llm.questions.writing.facts import Fact
-from ecg_llm.questions.writing.patterns import KINDS, WORDS, Kind
-from ecg_llm.questions.writing.sentences import words_in
+from ecg_llm.questions.writing.patterns import ROOTS
+from ecg_llm.questions.writing.terms import WRONG_OPTIONS
 from ecg_llm.records import digest
 
-WRONG_OPTIONS = 3
 CANDIDATES = 10
 """Of the most plausible wrong options, as many are considered for their length."""
-TERMS = 500
-"""Of each kind, so that a large corpus takes no more time for a question than a small one."""
-OPTION_WORDS = 30
-TERM_WORDS = 6
-MENTIONS = 3
-"""Sentences in which a term that is not defined must occur."""
-DEFINING = frozenset({"definition", "identity", "term", "apposition", "naming",
-                      "de_identity", "de_definition"})  # fmt: skip
-"""Relations that say what their subject is."""
+OPTION_WORDS = 38
 ALIKE = 0.5
-"""Jaccard similarity from which one option nearly says another."""
-TRUE_TOO = 0.3
-"""Share of what is said of the right term from which, said of another, that may be right too."""
+"""Jaccard similarity, or share of the shorter's words, from which one option says another."""
+LONG = 5
+"""Words from which the share of the shorter option counts: two veins may both be "cardiac"."""
+STEM = 5
+"""Letters from which on two words with one beginning, or one within the other, are related."""
 FARTHEST_RATIO, NEAREST_RATIO = 6.0, 1.25
 """A wrong value is at most six times the right one or a sixth of it, and not within 25 percent."""
 
@@ -41,9 +32,6 @@ VALUE = re.compile(
     r"|weeks|months|years)"
     r"(?![\w/])(?! per)(?!\s*\([^)]*\d)"
 )
-ARTICLE = re.compile(r"^(?:the|an?) (?:hormone |neurotransmitter |drug )?", re.IGNORECASE)
-ABBREVIATION = re.compile(r"(?:\S+ )*?\S+ \(([^)]*)\)")
-ABBREVIATED = re.compile(r" ?\([^)]*\)")
 
 
 class Value(NamedTuple):
@@ -58,166 +46,54 @@ class Value(NamedTuple):
         return min(_ratio(a, b) for a, b in zip(self.ends, other.ends, strict=True))
 
 
-class Term(NamedTuple):
-    """A thing that the corpus says something about."""
-
-    text: str
-    """Without its article."""
-    kind: Kind
-    number: str
-    language: str
-    said: str
-    """What defines it, or is said of it."""
-    defined: bool
-
-
 def values_in(text: str) -> list[tuple[Value, int, int]]:
     """Return the values of a text with their places."""
     return [(_value(match), match.start(), match.end()) for match in VALUE.finditer(text)]
 
 
-def kind_of(term: str, said: str = "") -> Kind | None:
-    """Return what kind of thing a term is, by its last word or by its definition."""
-    words = words_in(ABBREVIATED.sub("", re.split(r" (?:of|in|for|with) ", term)[0]))
-    if not words:
-        return None
-    last = words[-1]
-    for kind in KINDS:
-        if last in kind.words or last.removesuffix("s") in kind.words:
-            return kind
-    for kind in KINDS:
-        if kind.endings and last.endswith(kind.endings) and len(last) > 6:
-            return kind
-    head = re.split(
-        r"\b(?:of|in|that|which|whereby|where|when|for|with|to|by|from|on|at|used|found|located"
-        r"|characterized|associated|composed|produced|secreted|resulting|responsible)\b|[,;(]",
-        said,
-    )[0]
-    for word in reversed(words_in(head)):
-        for kind in KINDS:
-            if word in kind.words or word.removesuffix("s") in kind.words:
-                return kind
-        break
-    return None
-
-
-def definition(text: str) -> str:
-    """Return a definition as an option: without its article, or the "as" of "is defined as"."""
-    return ARTICLE.sub("", re.sub(r"^(?:as|by) ", "", text))
-
-
-def bare(term: str) -> str:
-    """Return a term without its article and without an abbreviation in brackets."""
-    return ABBREVIATED.sub("", ARTICLE.sub("", term)).strip()
-
-
-class Terms:
-    """The terms of a corpus, from which wrong options are taken."""
-
-    def __init__(self, facts: Iterable[Fact], texts: Iterable[str]) -> None:
-        self._by_kind: dict[tuple[str, str, str], dict[str, Term]] = defaultdict(dict)
-        self._said: dict[str, list[str]] = defaultdict(list)
-        for fact in facts:
-            self._add(fact)
-        for group, terms in self._by_kind.items():
-            best = sorted(terms, key=lambda name: (not terms[name].defined, digest(name)))
-            self._by_kind[group] = {name: terms[name] for name in best[:TERMS]}
-        self._about = _about(texts, {name for terms in self._by_kind.values() for name in terms})
-
-    def _add(self, fact: Fact) -> None:
-        term = bare(fact.subject)
-        said = definition(fact.object) if fact.name in DEFINING else ""
-        if said:
-            self._said[term.lower()].append(said.lower())
-        kind = kind_of(term, said)
-        joined = re.search(r" (?:of|in|for|with|to|from|and|by|on) ", term)
-        if kind is None or (joined and fact.name != "term") or len(term.split()) > TERM_WORDS:
-            return
-        if WORDS["generic"].issuperset(words_in(term)):
-            return
-        group = self._by_kind[kind.name, fact.number, fact.language]
-        known = group.get(term.lower())
-        if known is None or (said and not known.defined):
-            group[term.lower()] = Term(term, kind, fact.number, fact.language, said, bool(said))
-
-    def others(self, fact: Fact, kind: Kind, defined: bool = False) -> list[Term]:
-        """Return the terms of a kind for which what the fact says does not hold too.
-
-        Those that the corpus defines, if there are enough or if only `defined` ones are wanted;
-        never one that is related to the fact's own by its words or in a definition.
-        """
-        own = bare(fact.subject).lower()
-        short = ABBREVIATION.sub(r"\1", ARTICLE.sub("", fact.subject)).lower()
-        told = " ".join((*words_in(f"{own} {fact.object}"), *self._said.get(own, ())))
-        found = [
-            term
-            for name, term in self._by_kind[kind.name, fact.number, fact.language].items()
-            if (term.defined or len(self._about.get(name, ())) >= MENTIONS)
-            and not _related(name, own)
-            and not _related(name, short)
-            and not re.search(rf"\b{re.escape(name)}\b", told)
-            and not any(own in said for said in self._said.get(name, ()))
-            and not self._true_too(name, fact)
-        ]
-        known = [term for term in found if term.defined]
-        return known if defined or len(known) > 2 * WRONG_OPTIONS else found
-
-    def _true_too(self, name: str, fact: Fact) -> bool:
-        """Return whether the corpus says something alike of another term."""
-        wanted = _stems(fact.object)
-        said = (_stems(text) for text in self._said.get(name, ()))
-        return not wanted or any(
-            len(wanted & words) >= TRUE_TOO * len(wanted)
-            for words in (*said, *self._about.get(name, ()))
-        )
-
-
-def _about(texts: Iterable[str], terms: set[str]) -> dict[str, list[frozenset[str]]]:
-    """Return, for every term, the words of each sentence that begins with it or names it."""
-    longest = max((len(term.split()) for term in terms), default=0)
-    found: dict[str, list[frozenset[str]]] = defaultdict(list)
-    for text in texts:
-        words = words_in(text)
-        stems = _stems(text)
-        seen = {
-            " ".join(words[at : at + count])
-            for at in range(len(words))
-            for count in range(1, longest + 1)
-        }
-        for term in seen & terms:
-            found[term].append(stems)
-    return found
-
-
 def wrong_options(
-    right: str, others: Mapping[str, str], about: str, rng: random.Random
+    asked: str, right: str, others: Mapping[str, tuple[int, str]], about: str, rng: random.Random
 ) -> tuple[str, ...]:
     """Return three of the `others` as wrong options, or none if three fit ones are not there.
 
-    `others` are options with what is said about them. Those that share words with what is said
-    `about` the right one come first. How many of the three are longer than the right one is drawn,
-    so that length tells nothing.
+    `others` are options with how near they stand and what is said about them. The nearest come
+    first, then those that share words with what is said `about` the right one. How many of the
+    three are longer than the right one is drawn, so that length tells nothing. A word of what is
+    `asked` that the right one repeats is repeated by a wrong one too.
     """
     wanted = _content(about)
-    said = {option: _content(text) for option, text in others.items()}
+    said = {option: _content(text) for option, (_, text) in others.items()}
     # Divided by the root of the length, or long options would always come first.
     shared = {
         option: len(wanted & words) / math.sqrt(len(words) or 1) for option, words in said.items()
     }
-    ranked = sorted(others, key=lambda option: (-shared[option], digest(right, option)))
+    ranked = sorted(
+        others, key=lambda option: (-others[option][0], -shared[option], digest(right, option))
+    )
     fit: list[str] = []
     for other in ranked:
         if len(fit) == CANDIDATES:
             break
         ratio = _ratio(len(other), len(right))
-        if ratio <= 2.5 and all(jaccard(other, option) < ALIKE for option in (right, *fit)):
+        named = any(
+            re.search(rf"\b{re.escape(a.lower())}\b", others[b][1].lower())
+            for option in fit
+            for a, b in ((other, option), (option, other))
+        )
+        if ratio <= 3 and not named and not any(alike(other, o) for o in (right, *fit)):
             fit.append(other)
     longer = [option for option in fit if len(option) > len(right)]
     shorter = [option for option in fit if len(option) <= len(right)]
     count = rng.randrange(WRONG_OPTIONS + 1)
     chosen = longer[:count] + shorter[: WRONG_OPTIONS - count]
     chosen += [option for option in fit if option not in chosen]
-    return tuple(chosen[:WRONG_OPTIONS]) if len(chosen) >= WRONG_OPTIONS else ()
+    if len(chosen) < WRONG_OPTIONS:
+        return ()
+    kept = chosen[: WRONG_OPTIONS - 1]
+    for last in chosen[WRONG_OPTIONS - 1 :]:
+        if not gives_away(asked, right, (*kept, last)):
+            return (*kept, last)
+    return ()
 
 
 def wrong_values(
@@ -254,34 +130,44 @@ def _ratio(a: float, b: float) -> float:
     return high / low if low > 0 else math.inf
 
 
-def _related(a: str, b: str) -> bool:
-    """Return whether one term holds all words of the other, as its general or special case."""
-    first, second = _singular(a), _singular(b)
-    return any(
-        all(any(word in other for other in more) for word in few)
-        for few, more in ((first, second), (second, first))
-    )
-
-
 @cache
 def _content(text: str) -> frozenset[str]:
     return frozenset(content_words(text))
 
 
-@cache
-def _stems(text: str) -> frozenset[str]:
-    return frozenset(word[:6] for word in _content(text))
-
-
-@cache
-def _singular(text: str) -> frozenset[str]:
-    return frozenset(word.removesuffix("s") for word in _content(text))
-
-
-def jaccard(a: str, b: str) -> float:
-    """Return how much the content words of two texts are the same."""
+def alike(a: str, b: str) -> bool:
+    """Return whether two options nearly say the same."""
     first, second = _content(a), _content(b)
-    return len(first & second) / len(first | second) if first | second else 1.0
+    shared, least = len(first & second), min(len(first), len(second))
+    return shared >= ALIKE * len(first | second) or (least >= LONG and shared >= ALIKE * least)
+
+
+def gives_away(asked: str, right: str, wrong: Sequence[str]) -> bool:
+    """Return whether the right option repeats a word of what is asked that no wrong one repeats."""
+    return bool(_echoes(asked, right).difference(*(_echoes(asked, other) for other in wrong)))
+
+
+def _echoes(asked: str, option: str) -> set[str]:
+    """Return the words of what is asked that an option repeats, be it in Latin."""
+    said = {form for word in _content(option) for form in _forms(word)}
+    return {
+        word
+        for word in _content(asked)
+        if any(_kin(form, other) for form in _forms(word) for other in said)
+    }
+
+
+@cache
+def _forms(word: str) -> frozenset[str]:
+    """Return a word with the roots in it: "cardiac" is of the heart."""
+    found = {root for start, root in ROOTS.items() if word.startswith(start)}
+    return frozenset({word.removesuffix("s"), *found})
+
+
+@cache
+def _kin(a: str, b: str) -> bool:
+    short, long = sorted((a, b), key=len)
+    return a == b or (len(short) >= STEM and (short[:STEM] == long[:STEM] or short in long))
 
 
 def capital(text: str) -> str:

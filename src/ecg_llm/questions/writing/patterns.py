@@ -36,6 +36,8 @@ class Relation(NamedTuple):
     """Its place in patterns.toml: earlier ones are asked about first."""
     needs: str = ""
     """What the object must be: a place, a list or a number; empty for anything."""
+    weak: bool = False
+    """Whether it is asked about only where a window has nothing better."""
 
 
 class Verb(NamedTuple):
@@ -66,6 +68,8 @@ class Kind(NamedTuple):
     """One and several, as a question says it."""
     words: frozenset[str]
     endings: tuple[str, ...]
+    narrow: bool
+    """Whether any of them is a plausible alternative to any other."""
 
 
 def third_person(verb: str) -> str:
@@ -89,6 +93,7 @@ def _relation(table: Mapping[str, Any], place: int) -> Relation:
         table["question"],
         place,
         table.get("object", ""),
+        table.get("weak", False),
     )
 
 
@@ -133,6 +138,14 @@ _TABLES = tomllib.loads(files(__package__).joinpath("patterns.toml").read_text("
 WORDS: Mapping[str, frozenset[str]] = {
     name: frozenset(text.split()) for name, text in _TABLES["words"].items()
 }
+GENERA: Mapping[str, str] = {
+    word: genus for genus, text in _TABLES["genera"].items() for word in text.split()
+}
+"""The word for a class by its synonyms in definitions."""
+ROOTS: Mapping[str, str] = {
+    start: root for root, text in _TABLES["roots"].items() for start in text.split()
+}
+"""An English word by the beginnings of the Latin and Greek words for the same."""
 SHAPES: Sequence[Shape] = [
     Shape(
         _relation(table, place),
@@ -155,6 +168,7 @@ KINDS: Sequence[Kind] = [
         (table["ask"][0], table["ask"][1]),
         frozenset(table["words"].split()),
         tuple(table.get("endings", "").split()),
+        table.get("narrow", False),
     )
     for table in _TABLES["kind"]
 ]

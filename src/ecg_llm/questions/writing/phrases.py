@@ -2,7 +2,7 @@
 
 import re
 
-from ecg_llm.questions.writing.patterns import WORDS, verb_at
+from ecg_llm.questions.writing.patterns import MODALS, WORDS, verb_at
 from ecg_llm.questions.writing.sentences import words_in
 from ecg_llm.questions.writing.usage import Usage
 
@@ -51,22 +51,42 @@ DEFINES = re.compile(
     r"|around|after|before|through|against|der|die|das|des|von|zwischen|mit|ohne)\b"
 )
 """Words without which "the X" or "a Y" names a thing and does not define it."""
+BACKWARD = re.compile(
+    r"^(?:\w+ )?the (?:two|virus|pathogen|antigen|signal|stimulus|message|organism|bacteri\w+|drug"
+    r"|patient|fluid|information|molecules?|substance|complex|enzyme|receptors?|domains?|process"
+    r"|area|region|structures?|cells?|tissues?|ligand|current|wave|vessels?|tube|same)\b"
+    r"(?! (?:of|in|for|between|from)\b)"
+)
+"""An object that begins with what only an earlier sentence tells."""
+GERMAN_SUPERLATIVE = re.compile(r"\b[a-zäöüß]{3,}ste[nrs]?\b")
 EVENT = re.compile(
     r"\b(?:has|have|begins?|enters?|contracts?|relax(?:es)?|increases?|decreases?|rises?|falls?"
     r"|drops?|becomes?|reach(?:es)?|exceeds?|binds?|opens?|closes?|moves?|stimulates?|fails?"
     r"|loses?|receives?|occurs?|declines?|spreads?|arrives?|flows?)\b"
 )
 """Verbs of a "when" clause that tells an event."""
+SAYING = frozenset({"it", "they", "is", "are", "was", "were", "has", "have", *MODALS})
+"""Words of a whole clause before "is called"."""
+LIFE = frozenset({"infancy", "childhood", "adolescence", "adulthood", "life", "pregnancy"})
+"""Times in which so much happens that "What happens during ...?" does not tell what is meant."""
 POINTS_BACK = re.compile(
     r"\b(?:the|both) (?:two|three|four|other|same|first|second|entire|whole) \w+$"
     r"|\b(?:the|an) (?:area|tube|vessel|structure|system|process|organ|tissue|region|problem)$"
 )
 
 
-def is_term(phrase: str, usage: Usage, *, german: bool = False, introduced: bool = False) -> bool:
+def is_term(
+    phrase: str,
+    usage: Usage,
+    *,
+    german: bool = False,
+    introduced: bool = False,
+    defined: bool = False,
+) -> bool:
     """Return whether a noun phrase names a thing by itself, without the sentences around it.
 
-    A phrase that the sentence introduces ("... are called graded potentials") may be general.
+    A phrase that the sentence introduces ("... are called graded potentials") may be general; so
+    may one that it defines, "endocrine glands", if not "the glands".
     """
     words = words_in(re.sub(r"\([^)]*\)", "", phrase))
     if not words or len(words) > SUBJECT_WORDS or phrase.count("(") != phrase.count(")"):
@@ -96,8 +116,11 @@ def is_term(phrase: str, usage: Usage, *, german: bool = False, introduced: bool
         return not usage.is_heading(phrase) and (len(core) > 1 or not _only_generic(core))
     if len(words) == 1 and words[0] in WORDS["classes"]:
         return True
-    if _only_generic(core) or (
-        _only_generic(head) and not (words[0] == "the" and " of " in phrase)
+    named = re.search(r"\([A-Z]{2,}", phrase) is not None
+    exempt = named or (defined and words[0] != "the" and len(core) > 1 and len(head) > 1)
+    if not exempt and (
+        _only_generic(core)
+        or (_only_generic(head) and not (words[0] == "the" and " of " in phrase))
     ):
         return False
     whole = re.search(r" (?:of|for|in|between) ", phrase) is None
@@ -117,7 +140,8 @@ def is_term(phrase: str, usage: Usage, *, german: bool = False, introduced: bool
 def _only_generic(words: list[str]) -> bool:
     """Return whether a noun and what stands before it do not say which one is meant."""
     before = all(
-        word in WORDS["generic"] or word.endswith(("able", "ible", "ed", "ing", "er"))
+        word in WORDS["generic"]
+        or ("-" not in word and word.endswith(("able", "ible", "ed", "ing", "er")))
         for word in words[:-1]
     )
     return before and words[-1] in WORDS["generic"]
@@ -150,11 +174,13 @@ def cut_answer(answer: str) -> str:
 def defines(answer: str) -> bool:
     """Return whether "a/an/the ..." says what a thing is, and does not just value it."""
     head = re.split(r" (?:of|for|that|with|in|by|der|des|von|in which|which|found)\b|,", answer)[0]
+    german = head.split()[0].lower() in ("der", "die", "das", "ein", "eine")
     said = cut_answer(answer)
     return (
         not WORDS["valuing"].intersection(words_in(head))
         and not re.search(r"\b\w+est\b", head)
-        and len(said.split()) >= 5
+        and not (german and GERMAN_SUPERLATIVE.search(head))
+        and len(said.split()) >= 4
         and DEFINES.search(said) is not None
         and not POINTS_BACK.search(said)
         and ", it " not in said
@@ -181,7 +207,9 @@ def says_what(said: str, subject: str, usage: Usage) -> bool:
         and words[0] not in WORDS["no_start"]
         and not (article and words[1] in WORDS["no_head"] - {"process"})
         and not (words[0] == "the" and not DEFINES.search(said))
-        and not {"it", "they", "is", "are", "was", "were", "has", "have"} & set(words)
+        and not SAYING & set(words)
+        and words[-1] not in ("which", "that")
+        and not POINTS_BACK.search(said)
         and not usage.is_heading(said)
         and said.count(",") != 1
         and " in the " not in subject
@@ -193,6 +221,8 @@ def is_clause(clause: str, name: str, usage: Usage) -> bool:
     """Return whether "What happens when/during ...?" can be asked of a clause."""
     words = words_in(clause)
     if name == "course":
+        if LIFE & set(words):
+            return False
         return len(words) <= 5 and words[0] not in WORDS["no_lead"] and is_term(clause, usage)
     if WORDS["not_in_subject"] & set(words) - {"has", "have", "not", "does", "do", "than"}:
         return False

@@ -19,7 +19,7 @@ ITEM = re.compile(r"(?m)^\s*(?:[-*+•]\s+|\d+[.)]\s+)")
 NOT_PROSE = re.compile(r"\s*(?:[#|>=!<$@`^]|\[\d+\]|class=|\*\*[^*]+\*\*\s*$)")
 CITATION = re.compile(
     r"\s?\[\s?\d+(?:\s?[,–-]\s?\d+)*\]|\s?\((?:see )?(?:Fig(?:ure)?|Table)s?\b[^)]*\)"
-    r"|\s?\((?:plural|singular) ?= ?[^)]*\)"
+    r"|\s?\([Ss]teps? \d[^)]*\)|\s?\((?:plural|singular) ?= ?[^)]*\)"
 )
 """What a sentence reads better without."""
 
@@ -35,6 +35,19 @@ LEANS = re.compile(
     r"|\bvariety of (?:ways|functions|reasons)\b|\bmany ways\b|\bdepending on the\b"
 )
 """Turns of speech that point outside the sentence, or say next to nothing."""
+UNTOLD = re.compile(
+    r"\b(?:two|three|several|many|some|various|different|a (?:number|couple) of) (?:\w+ )?"
+    r"(?:characteristics|reasons|ways|factors|features|respects|properties)\b(?!.*[:(]|, )"
+)
+"""Announces what only the next sentences tell."""
+COUNTS = re.compile(r"\d|percent|%|million|\bone in \w+|\bout of (?:every )?\w+")
+POPULATION = re.compile(
+    r"\bAmericans?\b|\bUnited States\b|\bworldwide\b|\bannually\b|\b(?:each|every|per) year\b"
+    r"|(?:percent|%|million|out of|one in \w+|\d) (?:of )?(?:the |all )?(?:\w+ )?"
+    r"(?:people|persons|adults|men|women|children|population|individuals|infants|newborns|patients)\b"
+)
+"""A number of people holds for the year in which they were counted."""
+YEAR = re.compile(r"\b(?:19|20)\d\d\b")
 DAMAGED = re.compile(
     r"\w- (?!and|or|to|und|oder|bis)\w|@\w|=>|\\|_{2}|\$|[|?!]|^\W|\.\.|,\.|\([a-z0-9]\)"
 )
@@ -77,10 +90,16 @@ def stands_alone(sentence: Sentence) -> bool:
         SENTENCE_WORDS[0] <= len(text.split()) <= SENTENCE_WORDS[1]
         and not (WORDS["leaning"] | WORDS["technical"]).intersection(words_in(text))
         and not LEANS.search(text)
+        and not UNTOLD.search(text)
         and not DAMAGED.search(text)
         and text.count("(") == text.count(")")
         and text.count('"') % 2 == 0
     )
+
+
+def counts_people(text: str) -> bool:
+    """Return whether a text tells how many people there are of a kind, which holds for its year."""
+    return COUNTS.search(text) is not None and POPULATION.search(text) is not None
 
 
 def _read(raw: str) -> Sentence | None:

@@ -58,7 +58,8 @@ def plan(window: Window, kind: QuestionKind, settings: Questions) -> tuple[Slot,
     """Return the questions to be written from a window.
 
     A window shorter than settings.window gets fewer, in proportion, and its passages share them
-    by their length: the end of a long document is asked about like its beginning. Types and
+    by their length: the end of a long document is asked about like its beginning. The kinds take
+    other passages, as far as there are enough. Types and
     difficulties take turns along the document, so that each pair comes equally often, and a
     document more or less in the study changes no other document's plan.
     """
@@ -68,8 +69,10 @@ def plan(window: Window, kind: QuestionKind, settings: Questions) -> tuple[Slot,
     pairs = _pairs(settings)
     start = int(digest(window.passages[0].doc_id, kind, window.joined, length=8), 16)
     start += window.number * settings.per_window
+    kinds = settings.kinds
+    phase = (kinds.index(kind) + 0.5) / len(kinds)
     return tuple(
-        Slot(_place(tokens, (slot + 0.5) / count), *pairs[(start + slot) % len(pairs)])
+        Slot(_place(tokens, (slot + phase) / count), *pairs[(start + slot) % len(pairs)])
         for slot in range(count)
     )
 
