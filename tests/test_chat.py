@@ -384,3 +384,9 @@ def test_each_prompt_may_have_a_schema_of_its_own():
         dict(model.replies([ask("a"), ask("b")], Decoding(), [SCHEMA, other]))
         sent = [body["response_format"]["json_schema"]["schema"] for body in server.requests]
     assert sent == [SCHEMA, other]
+
+
+def test_a_server_that_breaks_off_is_not_said_to_be_absent(monkeypatch):
+    with FakeServer(echo, fault=lambda number, body: "cut") as server:
+        (reply,) = ApiModel(settings(server)).generate([ask("a")], Decoding())
+        assert (reply.status, reply.attempts, len(server.requests)) == ("error", 4, 4)

@@ -9,10 +9,10 @@ import openpyxl
 import pytest
 from support import HANDBOOK, run_cli
 
-from ecg_llm import config, pipeline, prompt, steps
+from ecg_llm import chat, config, pipeline, prompt, steps
 from ecg_llm.commands import questions as asked
 from ecg_llm.commands import show
-from ecg_llm.contracts import UsageError
+from ecg_llm.contracts import StepError, UsageError
 from ecg_llm.records import Check, Draft, Overlap, Placement, Question, Revision
 from ecg_llm.steps import read_table
 from ecg_llm.testing import FakeServer
@@ -62,11 +62,11 @@ def servers():
         yield one, two
 
 
-def make(folder, to="contamination"):
+def make(folder, to="contamination", retry=False):
     settings = config.load(folder)
     models = pipeline.Models(settings, folder)
     bound = steps.bind(folder, pipeline.study_steps(settings, folder, models))
-    return {name: steps.run(bound, name) for name in steps.needed(bound, to)}
+    return {name: steps.run(bound, name, retry=retry) for name in steps.needed(bound, to)}
 
 
 def table(folder, row):
@@ -202,6 +202,12 @@ def test_export_names_what_it_needs_and_import_without_a_name_is_refused(study):
         asked.export(study, settings, study / "out", "", [])
     written = asked.export(study, settings, study / "out", "chat", ["status=kept"])
     assert any(Path(line.partition(":")[0]).name == "train.jsonl" for line in written)
+    with pytest.raises(UsageError, match="--where"):
+        asked.export(study, settings, study / "none.xlsx", "", ["kind=nothing"])
+    (study / "mine.csv").write_text("an expert's work")
+    with pytest.raises(UsageError, match="there already"):
+        asked.export(study, settings, study / "mine.csv", "", [])
+    assert (study / "mine.csv").read_text() == "an expert's work"
     with pytest.raises(UsageError, match="--by"):
         asked.bring_back(study, study / "sheet.xlsx", " ")
 
@@ -232,3 +238,54 @@ def test_sets_of_one_name_are_refused(tmp_path):
         (tmp_path / "study.yaml").write_text(f"questions: {{imports: {sets}}}")
         with pytest.raises(UsageError, match="name"):
             config.load(tmp_path)
+
+
+def test_a_server_that_fails_is_named_and_asked_again(tmp_path, monkeypatch):
+    broken = {"on": True}
+
+    def fault(number, body):
+        return 500 if broken["on"] and number % 2 else ""
+
+    with FakeServer(reply, fault=fault) as one, FakeServer(reply) as two:
+        study = unmade(tmp_path / "study", (one, two))
+        text = (study / "study.yaml").read_text().replace("  checks: {model: server}\n", "")
+        (study / "study.yaml").write_text(text.replace("model: [server, other]", "model: server"))
+        monkeypatch.setattr(chat, "RETRIES", 0)
+        notes = make(study, "questions")["drafts"].notes
+        failed = sum(draft.status == "error" for draft in table(study, Draft))
+        assert 0 < failed < len(table(study, Draft))
+        assert any(note.startswith(f"{failed} of ") and "--retry" in note for note in notes)
+        reasons = {row.reason for row in table(study, Question) if row.set == "written"}
+        assert "no_reply" in reasons
+        broken["on"] = False
+        assert not make(study, "drafts", retry=True)["drafts"].notes
+        assert all(draft.status == "ok" for draft in table(study, Draft))
+        broken["on"] = True
+        one.fault = lambda number, body: 500
+        (study / "cache.sqlite").unlink()
+        (study / "manifests" / "drafts.json").unlink()
+        with pytest.raises(StepError, match="run again"):
+            make(study, "drafts")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("{types: []}", "types"),
+        ("{difficulties: []}", "difficulties"),
+        ("{kinds: []}", "kinds"),
+        ("{limit: 0}", "limit"),
+        ("{imports: [{path: a.csv, limit: -1}]}", "limit"),
+        ("{writer: llm, model: []}", "model"),
+        ("{writer: llm, model: base}", "kind nano"),
+        ("{checks: {model: extracts}}", "kind extractive"),
+        ("{joined: 0.5}", "writer to llm"),
+        ("{split: {train: 0.8, val: 0.8, test: -0.6}}", "between 0 and 1"),
+        ("{split: {train: 0.8, val: 0.25, test: 0.25}}", "make 1.3"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused_in_a_sentence(tmp_path, settings, said):
+    models = "models: {base: {kind: nano}, extracts: {kind: extractive}}"
+    (tmp_path / "study.yaml").write_text(f"{models}\nquestions: {settings}")
+    with pytest.raises(UsageError, match=said):
+        config.load(tmp_path)

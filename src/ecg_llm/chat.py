@@ -206,8 +206,7 @@ class ApiModel:
                 return self._reply(completion, time.monotonic() - started)
             except openai.APIConnectionError as error:
                 self._raise_if_refused(error)
-                reached = isinstance(error, openai.APITimeoutError)
-                return self._failure(_reason(error), reached=reached)
+                return self._failure(_reason(error), reached=_was_reached(error))
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
                 key = self.settings.key_env or "key_env, which study.yaml leaves empty"
                 raise ServerError(
@@ -355,6 +354,11 @@ def _response_format(form: str, schema: Schema) -> dict[str, object]:
 def _names(error: Exception, parameter: str) -> bool:
     """Return whether an error speaks of this parameter."""
     return re.search(rf"\b{parameter}\b", str(error)) is not None
+
+
+def _was_reached(error: BaseException) -> bool:
+    """Return whether a connection was made before it failed, by the HTTP client's own error."""
+    return type(error.__cause__).__name__ not in ("ConnectError", "ConnectTimeout")
 
 
 def _reason(error: Exception) -> str:

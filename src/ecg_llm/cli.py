@@ -153,14 +153,14 @@ def questions(
     limit: Limit = None,
     retry: Retry = False,
     preview: Annotated[
-        int, typer.Option(help="Show what this many windows give, and what all would take.")
-    ] = 0,
+        int | None, typer.Option(help="Show what this many windows give, and what all would take.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write questions, check them, import yours, split by document, look for leaks."""
     if context.invoked_subcommand:
         return
-    if preview:
+    if preview is not None:
         _preview(study, overrides, preview, as_json)
         return
     _run(study, "contamination", overrides, limit, retry=retry)

@@ -82,7 +82,7 @@ class ImportedSet(Section):
     """auto: test_seen where the question names a document in train or val, else test."""
     where: dict[str, str | tuple[str, ...]] = {}
     """Field: value or values that a row must have to be used."""
-    limit: int | None = None
+    limit: int | None = Field(default=None, ge=1)
     """Use a seeded sample of this many rows."""
 
     @property
@@ -110,6 +110,17 @@ class Splits(Section):
     """Share of the shorter document's 8-word runs that occur in the other, from which on the two
     stay on one side; 1: never."""
 
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> "Splits":
+        shares = [s for s in (self.train, self.val, self.test) if isinstance(s, float)]
+        if any(not 0 <= share <= 1 for share in shares):
+            raise ValueError("questions.split: shares lie between 0 and 1")
+        if len(shares) == 3 and abs(sum(shares) - 1) > 0.001:
+            raise ValueError(
+                f"questions.split: the shares of train, val and test make {sum(shares):g}, not 1"
+            )
+        return self
+
 
 class Checks(Section):
     """How written questions are checked, beyond what is always checked."""
@@ -131,25 +142,25 @@ class Questions(Section):
     """Who writes questions, and which are kept."""
 
     writer: Literal["extractive", "llm"] = "extractive"
-    model: str | tuple[str, ...] = ""
+    model: str | Annotated[tuple[str, ...], Field(min_length=1)] = ""
     """Entry of models that writes, for writer: llm; several share the windows."""
-    kinds: tuple[Literal["open", "choice"], ...] = ("open", "choice")
+    kinds: tuple[Literal["open", "choice"], ...] = Field(default=("open", "choice"), min_length=1)
     per_window: int = Field(default=3, ge=1)
     """Questions of each kind asked for per window, dealt to its passages."""
-    types: tuple[QuestionType, ...] = get_args(QuestionType)
+    types: tuple[QuestionType, ...] = Field(default=get_args(QuestionType), min_length=1)
     """Types of questions that a language model is asked for, spread evenly."""
-    difficulties: tuple[Difficulty, ...] = get_args(Difficulty)
+    difficulties: tuple[Difficulty, ...] = Field(default=get_args(Difficulty), min_length=1)
     joined: float = Field(default=0, ge=0, le=1)
     """Windows of two distant passages of one document, for questions that join facts, per ordinary
     window; for writer: llm."""
     window: int = Field(default=1024, ge=1)
     """Consecutive passages of a document are joined up to this many tokens."""
-    limit: int | None = None
+    limit: int | None = Field(default=None, ge=1)
     """At most this many windows, a seeded sample over all documents."""
     language: Literal["en", "de", "text"] = "text"
     """Language of the questions; text: that of the passage."""
-    max_tokens: int = 4096
-    temperature: float = 0.1
+    max_tokens: int = Field(default=4096, ge=1)
+    temperature: float = Field(default=0.1, ge=0)
     checks: Checks = Checks()
     split: Splits = Splits()
     revisions: tuple[str, ...] = ("revisions/*.jsonl",)
@@ -199,7 +210,7 @@ class ApiModelConfig(Section):
     key_env: str = ""
     """Environment variable that holds the key."""
     concurrency: int = Field(default=4, ge=1)
-    timeout: float = 600
+    timeout: float = Field(default=600, gt=0)
     price_in: float = 0.0
     """Per million tokens, for the cost shown."""
     price_out: float = 0.0
@@ -385,7 +396,13 @@ class Study(Section):
                     else "questions.imports: 'written' is the set of questions made here; "
                     "give the imported one another name"
                 )
-        writers = self.questions.writers
+        writers = self.questions.writers if self.questions.writer == "llm" else ()
+        for name in (*writers, *filter(None, [self.questions.checks.model])):
+            if self.models[name].kind not in ("api", "local"):
+                raise ValueError(
+                    f"models.{name} is of kind {self.models[name].kind}, which can neither write "
+                    "nor check questions; name one of kind api or local"
+                )
         if len(writers) > 1 and any(self.models[name].kind != "api" for name in writers):
             raise ValueError("questions.model: only models of kind api write side by side")
         for name, arm in self.arms.items():
@@ -476,7 +493,7 @@ def _sentence(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return f"unknown key {where}{suggestion(places[-1], _known_keys(problem['loc'][:-1]))}"
     if problem["type"] == "value_error":
-        return str(problem["ctx"]["error"]) + "."
+        return str(problem["ctx"]["error"]).rstrip(".") + "."
     if "passwords" in places:
         return f"{where}: give each password as text in quotes."
     return f"{where}: {problem['msg']} (got {problem['input']!r})."

@@ -1,6 +1,7 @@
 """What a person sees in the terminal: progress with ETA, tables, sentences; figures as JSON."""
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,8 @@ from ecg_llm.contracts import Progress, Remark
 if TYPE_CHECKING:
     from rich.console import Console
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Signs that would act on the terminal."""
 PERIOD = 15.0
 """Seconds between two progress lines where there is no terminal."""
 
@@ -126,7 +129,7 @@ def _cell(value: object) -> str:
         return f"{value:.3f}"
     if isinstance(value, int):
         return f"{value:,}"
-    return escape(str(value))
+    return escape(CONTROL.sub("", str(value)))
 
 
 def _console() -> "Console":

@@ -382,13 +382,19 @@ def draw_splits(work: Work, study: config.Study) -> Iterator[Row]:
     """Place every document on one side of the split; what was drawn before stays."""
     from ecg_llm.questions.splitting import placing
 
-    yield from placing.placements(
+    rows = placing.placements(
         work.table(Document),
         usable(work.table(Passage), study),
         study.questions.split,
         study.seed,
         steps.read_table(work.folder / "splits.jsonl", Placement),
     )
+    work.notes += [
+        f"{row.path} moved to {row.split} ({row.why})" for row in rows if ", was " in row.why
+    ]
+    if not any(row.split == "test" for row in rows):
+        work.notes.append("No document is in test: nothing shows what carries over to new ones")
+    yield from rows
 
 
 def write_drafts(work: Work, study: config.Study, models: "Models") -> Iterator[Row]:
@@ -399,10 +405,20 @@ def write_drafts(work: Work, study: config.Study, models: "Models") -> Iterator[
     done = {row.draft_id for row in work.made(Draft)}
     writers = models.writers(work.table(Passage), done)
     total = len(made) * len(study.questions.kinds)
+    failed: list[str] = []
     for number, draft in enumerate(generate.write_together(writers, made), start=1):
         yield draft
+        if draft.status == "error":
+            failed.append(draft.reason)
         work.progress(len(done) + number, total)
         work.remark(models.spent())
+    if failed and len(failed) == total:
+        raise StepError(
+            f"Not one of {total:,} drafts was written ({failed[0]}); look after the server and run "
+            "again."
+        )
+    if failed:
+        work.notes.append(_again(len(failed), total, "drafts were not written", failed[0]))
 
 
 def check_drafts(work: Work, study: config.Study, models: "Models") -> Iterator[Row]:
@@ -412,6 +428,11 @@ def check_drafts(work: Work, study: config.Study, models: "Models") -> Iterator[
     settings = study.questions.checks
     if not settings.model:
         return
+    if settings.model in study.questions.writers:
+        work.notes.append(
+            "The checking model also wrote the questions; another one would see more."
+        )
+    failed: list[str] = []
     for row in checks.checks(
         verified(work, study, models),
         work.table(Passage),
@@ -422,7 +443,11 @@ def check_drafts(work: Work, study: config.Study, models: "Models") -> Iterator[
         progress=work.progress,
     ):
         yield row
+        if row.status == "error":
+            failed.append(row.reason)
         work.remark(models.spent())
+    if failed:
+        work.notes.append(_again(len(failed), 0, "checks have no reply", failed[0]))
 
 
 def make_questions(
@@ -465,6 +490,14 @@ def make_questions(
         vectors,
         cosine,
     )
+    unread = sum("unchecked" in row.flags for row in placed)
+    if unread:
+        work.notes.append(
+            f"{unread:,} questions are kept unchecked: the checking model's replies are missing or "
+            "not in the form asked for"
+        )
+    empty = {of_set.set_name for of_set in settings.imports} - {row.set for row in placed}
+    work.notes += [f"The imported set {name} holds no question" for name in sorted(empty)]
     work.notes += split.remarks(placed)
     # Dealt before, for those who look at a few; now for those that are left.
     yield from keys.balanced([row for row in placed if row.set == verify.SET], study.seed)
@@ -903,6 +936,11 @@ def allowed_hosts(study: config.Study) -> Collection[str]:
         if isinstance(model, config.ApiModelConfig)
     ]
     return {*servers, *study.privacy.allow}
+
+
+def _again(count: int, total: int, what: str, reason: str) -> str:
+    of = f" of {total:,}" if total else ""
+    return f"{count:,}{of} {what} ({reason}); `ecg-llm run --retry` asks for them again."
 
 
 def _nothing_read(documents: Sequence[Document], literature: str) -> str:

@@ -102,7 +102,9 @@ PAGE_REASONS: Mapping[str, Reason] = {
 
 QUESTION_REASONS: Mapping[str, str] = {
     "": "kept",
+    "no_reply": "the writer did not reply, refused, or was cut off; the note says which",
     "unparsed": "the writer's reply was not in the requested form",
+    "surplus": "the writer was not asked for so many questions",
     "bad_row": "a row of an imported file is not a question",
     "option_count": "a choice question needs at least two options (four when written here)",
     "duplicate_options": "two options say the same",

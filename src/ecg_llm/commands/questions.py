@@ -88,8 +88,11 @@ def _check_requests(row: Question, study: config.Study) -> int:
 
 def _cost(study: config.Study, rows: Sequence[Draft | Check]) -> float:
     """Return what these replies cost by the prices of the models that gave them."""
-    servers = [m for m in study.models.values() if isinstance(m, config.ApiModelConfig)]
-    prices = {server.name: (server.price_in, server.price_out) for server in servers}
+    prices: dict[str, tuple[float, float]] = {}
+    for name in (*study.questions.writers, study.questions.checks.model):
+        server = study.models.get(name)
+        if isinstance(server, config.ApiModelConfig):
+            prices.setdefault(server.name, (server.price_in, server.price_out))
     total = 0.0
     for row in rows:
         price_in, price_out = prices.get(row.model, (0.0, 0.0))
@@ -195,6 +198,8 @@ def export(
     found = show.find(folder, "questions", "", where)
     questions = [row for row in found if isinstance(row, Question)]
     documents = steps.read_table(folder / "documents.jsonl", Document)
+    if not questions:
+        raise UsageError("No question is of that kind; change --where.")
     if form:
         made = exporting.export(questions, documents, target, form, study.title)
         return [
@@ -206,6 +211,9 @@ def export(
             f"{target} is no sheet; name a file that ends in .xlsx or .csv, or say --form "
             f"({', '.join(exporting.FORMS)})."
         )
+    if target.exists():
+        raise UsageError(f"{target} is there already; name another file, or delete it first.")
+    target.parent.mkdir(parents=True, exist_ok=True)
     sheets.write(target, questions, documents, steps.read_table(folder / "passages.jsonl", Passage))
     return [f"{target}: {len(questions):,} questions"]
 

@@ -147,5 +147,6 @@ def _plain(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 def correct_option(row: Question) -> str:
-    """Return the text of the right option; "" for an open question."""
-    return row.options[LETTERS.index(row.answer)] if row.answer else ""
+    """Return the text of the right option; "" where the answer names none."""
+    place = LETTERS.find(row.answer) if row.answer else -1
+    return row.options[place] if 0 <= place < len(row.options) else ""

@@ -24,6 +24,8 @@ from ecg_llm.report.figures import bar_plot
 TENTHS = 10
 FEWEST = 10
 """Passages that a document has at least, to have a beginning and an end."""
+FEW = 20
+"""Choice questions from which on their z says something."""
 PAIRS = 30
 """Pairs of a tested question and its twin that are listed; the rest is in the table."""
 PASSES = {
@@ -75,6 +77,7 @@ def question_figures(
     tables = (
         _sets(questions),
         _shares(placements, study),
+        _ways(placements),
         _types(written),
         _passes(written, checked),
         _contamination(questions, overlaps),
@@ -130,7 +133,7 @@ def _sets(questions: Sequence[Question]) -> CountTable:
             line.name, line.kept, line.dropped, line.open, line.choice,
             f"{line.question_words:g}", f"{line.answer_words:g}",
             "–" if line.reading_ease is None else f"{line.reading_ease:.0f}",
-            _signed(line.longest_key_z) if line.choice else "–",
+            _signed(line.longest_key_z) if line.choice >= FEW else "–",
         )
         for line in sets.table(questions)
         if line.kept
@@ -142,7 +145,8 @@ def _sets(questions: Sequence[Question]) -> CountTable:
     note = (
         "Words are medians. Reading ease is Flesch's for English and Amstad's for German: 100 is "
         "easy, below 30 academic. z: how many standard errors more often than by chance the right "
-        "option is the longest; above 2, length gives answers away."
+        "option is the longest; above 2, length gives answers away. Questions on a tagged document "
+        "count in the tag's set as well."
     )
     return CountTable("Sets", header, rows, note=note)
 
@@ -165,6 +169,18 @@ def _shares(placements: Sequence[Placement], study: Study) -> CountTable | None:
         "is shared among the documents that no path in questions.split names."
     )
     return CountTable("Documents by split", header, rows, note=note) if placements else None
+
+
+def _ways(placements: Sequence[Placement]) -> CountTable | None:
+    """Return how the documents came to their splits: pinned by path or tag, drawn, too large."""
+    counts = Counter((row.split, row.why) for row in placements)
+    rows = tuple((split, why, n) for (split, why), n in sorted(counts.items()))
+    header = ("Split", "How", "Documents")
+    note = (
+        "Drawn: by chance, within its share. Too large: larger than what val or test lacked. "
+        "Whatever stands in train or val is seen: imported questions on it are test_seen."
+    )
+    return CountTable("Why documents stand there", header, rows, 2, note) if rows else None
 
 
 def _types(written: Sequence[Question]) -> CountTable | None:

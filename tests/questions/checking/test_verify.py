@@ -160,7 +160,7 @@ def test_evidence_is_found_in_any_passage_of_the_window_and_named():
 def test_a_draft_that_failed_is_one_row(status):
     rows = questions([draft(status=status, reason="the server said no")], [PASSAGE], Questions(), 1)
     assert [(r.status, r.reason, r.note) for r in rows] == [
-        ("dropped", "unparsed", f"{status}: the server said no")
+        ("dropped", "no_reply", f"{status}: the server said no")
     ]
     assert rows[0].doc_id == PASSAGE.doc_id
 
@@ -547,3 +547,18 @@ def test_a_key_tied_for_longest_in_every_question_is_far_from_chance():
     assert longest_key_z(rows) == pytest.approx(4.0)
     equal = [row.model_copy(update={"options": ("1 s", "2 s", "3 s", "4 s")}) for row in rows]
     assert longest_key_z(equal) == 0
+
+
+def test_what_was_not_asked_for_is_surplus_and_signs_that_nobody_sees_go():
+    item = {
+        "answer": "A PR interval above 200 ms.", "evidence": "longer than 200 ms is a first-degree",
+    }  # fmt: skip
+    source = passage("A PR interval longer than 200 ms is a first-degree AV block.")
+    asked = ["What is first-degree\x1b[31m AV block\u202e?", "How is first-degree AV block told?"]
+    draft = Draft(
+        draft_id="d", passage_ids=(source.passage_id,), kind="open", plan=("fact/easy",),
+        reply=json.dumps({"questions": [item | {"question": text} for text in asked]}),
+    )  # fmt: skip
+    first, second = questions([draft], [source], Questions(), 1)
+    assert first.question == "What is first-degree[31m AV block?"
+    assert (second.reason, second.note) == ("surplus", "1 were asked for, 2 came")

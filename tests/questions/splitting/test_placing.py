@@ -208,8 +208,8 @@ def test_a_file_changed_in_its_place_stays_and_one_that_only_took_the_place_does
 def test_other_settings_draw_anew_but_not_those_that_do_not_place_documents():
     documents, passages = corpus(40)
     first = placements(documents[:20], passages[:20], Splits(), 1)
-    fresh = placements(documents, passages, Splits(test=0.2), 1)
-    assert placements(documents, passages, Splits(test=0.2), 1, first) == fresh
+    fresh = placements(documents, passages, Splits(train=0.7, test=0.2), 1)
+    assert placements(documents, passages, Splits(train=0.7, test=0.2), 1, first) == fresh
     assert placements(documents, passages, Splits(), 2, first) == placements(
         documents, passages, Splits(), 2
     )

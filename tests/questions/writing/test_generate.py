@@ -97,7 +97,7 @@ def test_truncated_and_refused_replies_are_asked_again_three_times_and_leave_a_r
     assert {draft.attempts for draft in drafts} == {4}
     tokens = sum(len(m["content"].split()) for b in server.requests for m in b["messages"])
     assert sum(draft.tokens_in for draft in drafts) == tokens
-    assert [(row.reason, row.note.split(":")[0]) for row in rows] == [("unparsed", status)] * 2
+    assert [(row.reason, row.note.split(":")[0]) for row in rows] == [("no_reply", status)] * 2
 
 
 def test_an_empty_reply_is_asked_for_again():
@@ -142,7 +142,7 @@ def test_a_failure_that_passes_leaves_no_trace_and_one_that_stays_leaves_a_row(m
     with FakeServer(good_server, fail_first=10**6) as server:
         drafts, rows = write(server)
     assert {draft.status for draft in drafts} == {"error"}
-    assert [row.reason for row in rows] == ["unparsed"] * 2
+    assert [row.reason for row in rows] == ["no_reply"] * 2
     assert all("failing on purpose" in row.note for row in rows)
 
 
@@ -302,4 +302,4 @@ def test_a_request_that_the_server_refuses_for_good_is_not_asked_again():
         drafts, rows = write(server, SETTINGS.model_copy(update={"kinds": ("open",)}))
         assert len(server.requests) == 3  # once for each form of reply
     assert [(draft.status, draft.attempts) for draft in drafts] == [("error", 3)]
-    assert [row.reason for row in rows] == ["unparsed"]
+    assert [row.reason for row in rows] == ["no_reply"]

@@ -1,5 +1,6 @@
 """Drafts to questions: every question is kept, or dropped with the reason of the failed check."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
@@ -25,6 +26,8 @@ from ecg_llm.records import (
 
 SET = "written"
 OPTIONS = 4
+UNSEEN = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Signs that control a terminal or the direction of writing."""
 QUESTION_WORDS = (3, 120)
 """Fewest and most words of a question."""
 ANSWER_WORDS = (1, 150)
@@ -47,7 +50,7 @@ def questions(
 ) -> list[Question]:
     """Return one row for every question in the drafts, kept or dropped, in the drafts' order.
 
-    A draft without a readable reply gives one row with reason "unparsed". Evidence is replaced by
+    A draft without a readable reply gives one row. Evidence is replaced by
     the passage's own characters. With an embedder, grounding and duplicates are judged by vectors
     as well as by words. Right options are dealt to the letters in turn over the whole set of kept
     questions, so that no letter is more frequent than another by more than one.
@@ -100,7 +103,8 @@ def dropped(row: Question, problem: Problem) -> Question:
 def _rows(draft: Draft, window: Sequence[Passage], settings: Questions) -> Iterator[Question]:
     """Yield the questions of one draft, options in the writer's order, the right one first."""
     if draft.status != "ok":
-        yield _unparsed(draft, window, 0, f"{draft.status}: {draft.reason}".rstrip(": "))
+        note = f"{draft.status}: {draft.reason}".rstrip(": ")
+        yield _unparsed(draft, window, 0, note, "no_reply")
         return
     try:
         items = parse(draft.reply)
@@ -111,10 +115,16 @@ def _rows(draft: Draft, window: Sequence[Passage], settings: Questions) -> Itera
         if isinstance(item, str):
             yield _unparsed(draft, window, number, item)
         else:
-            yield _checked(draft, window, item, settings)
+            row = _checked(draft, window, item, settings)
+            if draft.plan and number >= len(draft.plan):
+                asked = f"{len(draft.plan)} were asked for, {len(items)} came"
+                row = dropped(row, Problem("surplus", asked))
+            yield row
 
 
-def _unparsed(draft: Draft, window: Sequence[Passage], number: int, note: str) -> Question:
+def _unparsed(
+    draft: Draft, window: Sequence[Passage], number: int, note: str, reason: str = "unparsed"
+) -> Question:
     return Question(
         question_id=digest(SET, "unparsed", draft.draft_id, number),
         set=SET,
@@ -122,7 +132,7 @@ def _unparsed(draft: Draft, window: Sequence[Passage], number: int, note: str) -
         question="",
         doc_id=window[0].doc_id if window else "",
         status="dropped",
-        reason="unparsed",
+        reason=reason,
         note=note,
         generator=draft.model,
     )
@@ -180,7 +190,7 @@ def _difficulty(name: str) -> Difficulty | Literal[""]:
 
 
 def _tidy(text: str) -> str:
-    return " ".join(text.split())
+    return " ".join(UNSEEN.sub("", text).split())
 
 
 def _problem(

@@ -128,8 +128,12 @@ def _changes(
     if number > question.revision:
         known = question.revision
         return f"the sheet knows revision {number}, the study only {known}; {EXPORT_ANEW}"
-    later = [revision for revision in history if number < revision.revision <= question.revision]
-    then = _with(question, {r.column: r.before for r in reversed(later) if r.column != "note"})
+    later = [
+        revision
+        for revision in history
+        if number < revision.revision <= question.revision and revision.column != "note"
+    ]
+    then = _with(question, {r.column: r.before for r in reversed(later)})
     changed = {
         column: value
         for column, value in said.items()
