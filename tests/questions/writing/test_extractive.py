@@ -1,4 +1,5 @@
 import json
+import random
 from collections import Counter
 
 import pytest
@@ -8,6 +9,7 @@ from ecg_llm.config import Questions
 from ecg_llm.questions.checking.keys import letter_balance, longest_key_z
 from ecg_llm.questions.checking.verify import questions
 from ecg_llm.questions.writing.extractive import ExtractiveWriter
+from ecg_llm.questions.writing.options import Other, wrong_options
 from ecg_llm.questions.writing.windows import windows
 from ecg_llm.testing import check_writer, passage
 
@@ -204,6 +206,78 @@ def test_an_answer_ends_where_the_sentence_goes_on_to_another_thing():
     (item,) = items(drafts)
     assert item["answer"].endswith("enter the lungs.")
     assert item["evidence"] == text
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("Atropine blocks the receptors of the vagus nerve, which lets the heart beat faster.",
+         "Atropine blocks the receptors of the vagus nerve."),
+        ("The malleus is attached to the tympanic membrane and articulates with the incus.",
+         "The malleus is attached to the tympanic membrane."),
+        ("A monocyte is a circulating precursor cell that matures into a macrophage, which can "
+         "be attracted to an infection.",
+         "A monocyte is a circulating precursor cell that matures into a macrophage."),
+        ("A plasma cell is a B cell that has met its own antigen, and has gained the ability to "
+         "secrete antibodies.",
+         "A plasma cell is a B cell that has met its own antigen, and has gained the ability to "
+         "secrete antibodies."),
+        ("A plasmid is a ring of genes, which lies in a cell of a bacterium outside its core.",
+         "A plasmid is a ring of genes, which lies in a cell of a bacterium outside its core."),
+    ],
+)  # fmt: skip
+def test_an_answer_leaves_out_what_was_not_asked_but_nothing_that_defines(text, answer):
+    drafts, _, _ = written(text, kinds=("open",))
+    (item,) = items(drafts)
+    assert item["answer"] == answer
+    assert item["evidence"] == text
+
+
+def test_a_glossarys_definition_keeps_what_defines():
+    text = """# Glossary
+
+erythrocyte : mature cell that is composed mostly of hemoglobin and functions in the transport \
+of oxygen ^ leukocyte : pale cell that protects the body of its owner from disease; its nucleus \
+may have many lobes ^"""
+    settings = Questions(per_window=30, kinds=("open",))
+    part = passage(text, section="Glossary")
+    found = items(ExtractiveWriter(settings, 1).write(windows([part], settings, 1)))
+    assert {item["answer"] for item in found} == {
+        "Mature cell that is composed mostly of hemoglobin and functions in the transport of "
+        "oxygen.",
+        "Pale cell that protects the body of its owner from disease.",
+    }
+
+
+def test_a_right_definition_is_not_cut_before_the_part_that_defines():
+    cells = (
+        "A plasma cell is a B cell that has met its antigen, and has gained the ability to secrete "
+        "antibodies. A helper cell is a T cell that has met its antigen on another cell and makes "
+        "signals. A mast cell is a granular cell that lies in the skin and releases histamine. "
+        "A memory cell is an old cell that waits for the return of a known pathogen. "
+        "A killer cell is a large cell that destroys the tumors that it meets in the blood."
+    )
+    drafts, _, _ = written(cells, kinds=("choice",))
+    keys = {item["question"]: item["answer"] for item in items(drafts)}
+    assert keys["What is a plasma cell?"].endswith("ability to secrete antibodies")
+
+
+def test_wrong_options_are_mostly_of_the_field_of_the_right_one():
+    near = {
+        "Rod cell": Other(1, "slender cell that sees in dim light", related=True),
+        "Cone cell": Other(1, "short cell that sees colors", related=True),
+    }
+    far = {
+        "Cardiac cell": Other(3, "muscle cell of the heart", related=False),
+        "Goblet cell": Other(3, "round cell that makes mucus", related=False),
+    }
+
+    def chosen(others):
+        about = "ganglion cell whose axon forms the optic nerve"
+        return wrong_options("forms a nerve", "Ganglion cell", others, about, random.Random(1))
+
+    assert {"Rod cell", "Cone cell"} < set(chosen(near | far))
+    assert chosen({"Rod cell": near["Rod cell"]} | far) == ()
 
 
 def test_a_value_that_others_would_fulfil_too_is_not_asked_with_options():

@@ -184,6 +184,31 @@ def test_sentences_that_once_gave_bad_questions_give_none(sentence):
     assert [f.question for s in sentences(sentence) if (f := fact_of(s, usage))] == []
 
 
+@pytest.mark.parametrize(
+    ("sentence", "question"),
+    [
+        ("Sympathetic stimulation causes the release of norepinephrine at the nerves.", ""),
+        ("The endothelium releases local chemicals that constrict the wall of the vessel.", ""),
+        ("The superior colliculus receives input from the eyes and from the ears.", ""),
+        ("Macrophages are found in the skin and in the lining of mucosal surfaces.", ""),
+        ("ACTH triggers the release of the glucocorticoids.", "What does ACTH trigger?"),
+        ("Atropine blocks receptors of acetylcholine in the heart and in the eye.",
+         "What does atropine block?"),
+        ("Coronary arteries supply blood to all layers of the myocardium.",
+         "What do coronary arteries supply?"),
+        ("The left superior colliculus receives input from the eyes and from the ears.",
+         "What does the left superior colliculus receive?"),
+        ("The iris constricts the pupil in response to bright light.",
+         "What does the iris constrict?"),
+        ("Macrophages are found in the alveoli of the lung.", "Where are macrophages found?"),
+    ],
+)  # fmt: skip
+def test_what_has_many_right_answers_is_asked_only_of_what_is_certain(sentence, question):
+    (fact,) = facts(sentence)
+    assert fact.question == question
+    assert fact.predicate  # a choice question may still be made of it
+
+
 def test_german_sentences_give_german_questions():
     text = (
         "Der AV-Block dritten Grades ist durch vollständige Dissoziation von Vorhof- und "

@@ -22,7 +22,7 @@ from ecg_llm.questions.writing.generate import draft_id
 from ecg_llm.questions.writing.items import Item, Pool, choice_items, open_item
 from ecg_llm.records import Draft, Passage, QuestionKind, digest
 
-NAME = "extractive-3"
+NAME = "extractive-4"
 """Changes with every change of what is written."""
 
 
@@ -61,7 +61,7 @@ class ExtractiveWriter:
         ]
         items: Iterable[tuple[int, Item]]
         if kind == "open":
-            items = ((n, open_item(fact, window[n], pool)) for n, fact in facts if fact.question)
+            items = ((n, item) for n, fact in facts if (item := open_item(fact, window[n], pool)))
         else:
             items = (
                 (n, item) for n, fact in facts for item in self._choices(fact, window[n], pool)

@@ -30,7 +30,9 @@ from ecg_llm.questions.writing.phrases import (
     is_joined,
     is_plural,
     is_reason,
+    is_specific,
     is_term,
+    is_the_one,
     says_what,
 )
 from ecg_llm.questions.writing.sentences import (
@@ -94,7 +96,7 @@ class Fact(NamedTuple):
 
     relation: Relation
     question: str
-    """Empty where the sentence only states a value."""
+    """Empty where the sentence only states a value, or gives one of many right answers."""
     subject: str
     """As it stands inside a sentence."""
     object: str
@@ -193,9 +195,12 @@ def _said(body: str, lead: str, sentence: Sentence, usage: Usage) -> Fact | None
         if lead:
             question = f"{lead}, {question[0].lower()}{question[1:]}"
         several = verb.aux in ("are", "do") or (plural and verb.aux != "is")
+        open_list = verb.relation.many and not (
+            is_specific(subject) or is_the_one(cut_answer(answer))
+        )
         return Fact(
             relation=verb.relation,
-            question=question,
+            question="" if open_list else question,
             subject=asked,
             object=cut_answer(answer),
             sentence=sentence,

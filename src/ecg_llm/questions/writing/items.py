@@ -7,11 +7,14 @@ from functools import cached_property
 from typing import NamedTuple
 
 from ecg_llm.questions.words import content_words
+from ecg_llm.questions.writing.answers import FULL_WORDS, answer_of, whole_definition
 from ecg_llm.questions.writing.facts import Fact, fact_of, statement_of
 from ecg_llm.questions.writing.lists import facts_in_lists
 from ecg_llm.questions.writing.options import (
     OPTION_WORDS,
+    Other,
     Value,
+    alike,
     capital,
     gives_away,
     values_in,
@@ -35,16 +38,10 @@ from ecg_llm.questions.writing.terms import (
     opening,
     place_of,
 )
+from ecg_llm.questions.writing.topics import asked_under, topic_of
 from ecg_llm.questions.writing.usage import Usage
 from ecg_llm.records import Difficulty, Passage, QuestionType, digest
 
-OTHER_CLAUSE = re.compile(
-    r"(?:; (?=[a-z])|, (?:and|but|whereas|while) (?!(?:it|they|its|their|which|that)\b)"
-    r"(?=(?:the |an? )?(?:[\w-]+ ){1,7}?(?:is|are|was|has|have|can|may|will|does|refers|arises"
-    r"|drains|supplies|represents|originates?|lasts)\b)|, (?:is|are) the )"
-)
-FULL_WORDS = 7
-"""Words from which a definition in a glossary tells enough to be preferred."""
 LOOSE = frozenset({"lobe", "process", "measure", "structure", "test", "membrane", "substance"})
 """Kinds so wide that what is said of one thing often holds for others."""
 LISTED = frozenset({"list", "term", "function"})
@@ -106,11 +103,33 @@ class Pool:
 
         The passages draw, so that copies of a chapter share its questions among them.
         """
-        return self._owner.get(fact.question, passage.passage_id) != passage.passage_id
+        asked = fact.question or fact.sentence.text
+        return self._owner.get(asked, passage.passage_id) != passage.passage_id
+
+    def topic(self, fact: Fact, passage: Passage) -> str | None:
+        """Return what the question of a fact is put under; it may be empty.
+
+        All passages put a question under one topic, so that it stays one question. None if another
+        passage with another topic gives it, and another answer.
+        """
+        own = topic_of(fact, passage.section, self._usage)
+        answer, topic = self._topics.get(fact.question, (fact.object, own))
+        same = own == topic or answer == fact.object or alike(answer, fact.object)
+        return topic if same else None
 
     def spelled_out(self, question: str) -> str:
         """Return a question with the abbreviations that the corpus explains explained."""
         return self._usage.spelled_out(question)
+
+    @cached_property
+    def _topics(self) -> dict[str, tuple[str, str]]:
+        """The first answer to every question that has a topic, and the topic."""
+        found: dict[str, tuple[str, str]] = {}
+        for passage in self._passages:
+            for fact in self.facts_in(passage):
+                if topic := topic_of(fact, passage.section, self._usage):
+                    found.setdefault(fact.question, (fact.object, topic))
+        return found
 
     @cached_property
     def _owner(self) -> dict[str, str]:
@@ -118,7 +137,8 @@ class Pool:
         found: dict[str, set[str]] = {}
         for passage in self._passages:
             for fact in self.facts_in(passage):
-                found.setdefault(fact.question, set()).add(passage.passage_id)
+                asked = fact.question or fact.sentence.text
+                found.setdefault(asked, set()).add(passage.passage_id)
         return {
             question: min(names, key=lambda name: digest(question, name))
             for question, names in found.items()
@@ -148,25 +168,22 @@ def _fact(sentence: Sentence, usage: Usage) -> Fact | None:
     return statement_of(sentence, usage) if values_in(sentence.text) else None
 
 
-def open_item(fact: Fact, passage: Passage, pool: Pool) -> Item:
-    """Return the open question of a fact of a passage; the text's own words answer it."""
+def open_item(fact: Fact, passage: Passage, pool: Pool) -> Item | None:
+    """Return the open question of a fact of a passage, if it has one of its own.
+
+    The text's own words answer it.
+    """
+    topic = pool.topic(fact, passage)
+    if not fact.question or topic is None:
+        return None
     relation = fact.relation
     short = fact.name == "term" and len(fact.object.split()) < FULL_WORDS
     weak = relation.weak or short or pool.repeats(fact, passage)
+    question = asked_under(topic, fact) if topic else fact.question
     return Item(
         relation.name, relation.place, weak, relation.type, relation.difficulty,
-        pool.spelled_out(fact.question), _answer(fact), fact.sentence.raw,
+        capital(pool.spelled_out(question)), answer_of(fact), fact.sentence.raw,
     )  # fmt: skip
-
-
-def _answer(fact: Fact) -> str:
-    """Return the sentence of a fact without a second statement after the one that was asked for."""
-    text = fact.sentence.text
-    if fact.relation.type == "comparison" or not text.endswith("."):
-        return text
-    at = text.find(fact.object) if fact.object else -1
-    other = OTHER_CLAUSE.search(text, at + len(fact.object)) if at >= 0 else None
-    return f"{text[: other.start()]}." if other else text
 
 
 def choice_items(fact: Fact, passage: Passage, pool: Pool, rng: random.Random) -> Iterator[Item]:
@@ -191,13 +208,13 @@ def _choice(
 
 def _by_object(fact: Fact, place: Place, pool: Pool, rng: random.Random) -> Item | None:
     """Ask what something is; wrong are the definitions of other things of its kind."""
-    right = definition(fact.object)
+    right = definition(whole_definition(fact))
     kind = kind_of(bare(fact.subject), right)
     if fact.name not in DEFINING - {"naming"} or kind is None or not _is_option(right):
         return None
     others = {
-        term.said: (near, pool.terms.told_of(term))
-        for near, term in pool.terms.others(fact, kind, place, defined=True)
+        term.said: Other(near, pool.terms.told_of(term), related)
+        for near, related, term in pool.terms.others(fact, kind, place, defined=True)
         if _is_option(term.said) and not _is_class_of(term.said, fact.subject, right)
     }
     wrong = wrong_options(fact.subject, right, others, f"{fact.subject} {right}", rng)
@@ -247,8 +264,8 @@ def _by_term(fact: Fact, place: Place, pool: Pool, rng: random.Random) -> Item |
     if not defined and (kind.name in LOOSE or fact.predicate.split()[0] in MODALS):
         return None
     others = {
-        t.text: (near, pool.terms.told_of(t))
-        for near, t in pool.terms.others(fact, kind, place)
+        t.text: Other(near, pool.terms.told_of(t), related)
+        for near, related, t in pool.terms.others(fact, kind, place)
         if (defined or not set(content_words(t.text)) & set(content_words(term)) - set(kind.ask))
         and not gives_away(opening(fact.object), t.text, (term, *kind.ask))
     }

@@ -5,6 +5,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import combinations
 from typing import NamedTuple
 
 from ecg_llm.questions.words import content_words
@@ -15,6 +16,8 @@ from ecg_llm.records import digest
 CANDIDATES = 10
 """Of the most plausible wrong options, as many are considered for their length."""
 OPTION_WORDS = 38
+RELATED = 2
+"""Of three wrong options, so many must be of the right one's field: else the field tells it."""
 ALIKE = 0.5
 """Jaccard similarity, or share of the shorter's words, from which one option says another."""
 LONG = 5
@@ -32,6 +35,17 @@ VALUE = re.compile(
     r"|weeks|months|years)"
     r"(?![\w/])(?! per)(?!\s*\([^)]*\d)"
 )
+
+
+class Other(NamedTuple):
+    """What is known of a possible wrong option."""
+
+    near: int
+    """How near it stands to the right one."""
+    told: str
+    """All that the corpus says of it."""
+    related: bool
+    """Whether it is of the same part of the document, or told of with the same words."""
 
 
 class Value(NamedTuple):
@@ -52,31 +66,34 @@ def values_in(text: str) -> list[tuple[Value, int, int]]:
 
 
 def wrong_options(
-    asked: str, right: str, others: Mapping[str, tuple[int, str]], about: str, rng: random.Random
+    asked: str, right: str, others: Mapping[str, Other], about: str, rng: random.Random
 ) -> tuple[str, ...]:
     """Return three of the `others` as wrong options, or none if three fit ones are not there.
 
-    `others` are options with how near they stand and what is said about them. The nearest come
-    first, then those that share words with what is said `about` the right one. How many of the
+    Of the `others`, the related come first, of these the nearest, then those that share words with
+    what is said `about` the right one; most of the three are related to it. How many of the
     three are longer than the right one is drawn, so that length tells nothing. A word of what is
     `asked` that the right one repeats is repeated by a wrong one too.
     """
     wanted = _content(about)
-    said = {option: _content(text) for option, (_, text) in others.items()}
+    said = {option: _content(other.told) for option, other in others.items()}
     # Divided by the root of the length, or long options would always come first.
     shared = {
         option: len(wanted & words) / math.sqrt(len(words) or 1) for option, words in said.items()
     }
-    ranked = sorted(
-        others, key=lambda option: (-others[option][0], -shared[option], digest(right, option))
-    )
+
+    def rank(option: str) -> tuple[bool, int, float, str]:
+        other = others[option]
+        return not other.related, -other.near, -shared[option], digest(right, option)
+
+    ranked = sorted(others, key=rank)
     fit: list[str] = []
     for other in ranked:
         if len(fit) == CANDIDATES:
             break
         ratio = _ratio(len(other), len(right))
         named = any(
-            re.search(rf"\b{re.escape(a.lower())}\b", others[b][1].lower())
+            re.search(rf"\b{re.escape(a.lower())}\b", others[b].told.lower())
             for option in fit
             for a, b in ((other, option), (option, other))
         )
@@ -87,12 +104,10 @@ def wrong_options(
     count = rng.randrange(WRONG_OPTIONS + 1)
     chosen = longer[:count] + shorter[: WRONG_OPTIONS - count]
     chosen += [option for option in fit if option not in chosen]
-    if len(chosen) < WRONG_OPTIONS:
-        return ()
-    kept = chosen[: WRONG_OPTIONS - 1]
-    for last in chosen[WRONG_OPTIONS - 1 :]:
-        if not gives_away(asked, right, (*kept, last)):
-            return (*kept, last)
+    for wrong in combinations(chosen, WRONG_OPTIONS):
+        related = sum(others[option].related for option in wrong)
+        if related >= RELATED and not gives_away(asked, right, wrong):
+            return wrong
     return ()
 
 

@@ -38,6 +38,8 @@ class Relation(NamedTuple):
     """What the object must be: a place, a list or a number; empty for anything."""
     weak: bool = False
     """Whether it is asked about only where a window has nothing better."""
+    many: bool = False
+    """Whether a sentence mostly gives one of many right answers."""
 
 
 class Verb(NamedTuple):
@@ -94,6 +96,7 @@ def _relation(table: Mapping[str, Any], place: int) -> Relation:
         place,
         table.get("object", ""),
         table.get("weak", False),
+        table.get("many", False),
     )
 
 

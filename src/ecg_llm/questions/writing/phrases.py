@@ -2,7 +2,7 @@
 
 import re
 
-from ecg_llm.questions.writing.patterns import MODALS, WORDS, verb_at
+from ecg_llm.questions.writing.patterns import KINDS, MODALS, WORDS, verb_at
 from ecg_llm.questions.writing.sentences import words_in
 from ecg_llm.questions.writing.usage import Usage
 
@@ -69,6 +69,17 @@ SAYING = frozenset({"it", "they", "is", "are", "was", "were", "has", "have", *MO
 """Words of a whole clause before "is called"."""
 LIFE = frozenset({"infancy", "childhood", "adolescence", "adulthood", "life", "pregnancy"})
 """Times in which so much happens that "What happens during ...?" does not tell what is meant."""
+NAMED = frozenset({"drug", "disorder", "hormone", "test", "rhythm", "block"})
+"""Kinds of which a name of one or two words says exactly what is meant."""
+TRUNKS = frozenset({"artery", "vein", "nerve"})
+"""Kinds of which a name of two words does."""
+SPECIFIC_WORDS = 3
+THE_ONE = re.compile(
+    r"(?:(?:to|in|into|on|at|within|along|from|through) )?the "
+    r"(?!(?:\S+ )?(?:[a-z]+(?:tions?|sions?|ments?|ances?|ences?|thesis)|release|growth|rates?"
+    r"|amounts?|levels?|uptake|loss|rest|flow|entry|use|wall|surface)\b)[^,;:]+$"
+)
+"""An object that is one certain thing: "the pupil", not "the release of hormones"."""
 POINTS_BACK = re.compile(
     r"\b(?:the|both) (?:two|three|four|other|same|first|second|entire|whole) \w+$"
     r"|\b(?:the|an) (?:area|tube|vessel|structure|system|process|organ|tissue|region|problem)$"
@@ -150,6 +161,26 @@ def _only_generic(words: list[str]) -> bool:
 def head_of(phrase: str) -> str:
     """Return a noun phrase without its article and what follows its noun."""
     return BREAK.split(re.sub(r"^(?:the|an?) ", "", phrase, flags=re.IGNORECASE))[0]
+
+
+def is_specific(subject: str) -> bool:
+    """Return whether a subject says so exactly what is meant that few things can be said of it."""
+    words = re.sub(r"^(?:the|an?) ", "", subject, flags=re.IGNORECASE).split()
+    last = words_in(head_of(subject))[-1:]
+    kinds = NAMED | TRUNKS if len(words) > 1 else NAMED
+    named = any(
+        word in kind.words or (kind.endings and word.endswith(kind.endings) and len(word) > 6)
+        for kind in KINDS
+        if kind.name in kinds
+        for word in last
+        if len(words) > 1 or word not in WORDS["generic"]
+    )
+    return len(words) >= SPECIFIC_WORDS or named or re.fullmatch("[A-Z]{2,}", words[0]) is not None
+
+
+def is_the_one(said: str) -> bool:
+    """Return whether what is said names one certain thing, or all of its kind."""
+    return THE_ONE.match(said) is not None and " and " not in said
 
 
 def is_plural(phrase: str) -> bool:

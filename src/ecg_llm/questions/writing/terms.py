@@ -30,6 +30,8 @@ class, and from different chapters, one more."""
 CLOSE = {"disorder": 0, "test": 0, "measure": 1, "membrane": 1, "lobe": 1, "process": 2,
          "substance": 2, "structure": 2, "tract": 1}  # fmt: skip
 """Kinds whose things in one chapter are comparable with fewer, also by their definitions."""
+CROSSING = frozenset({"cell", "muscle", "receptor", "channel", "system", "wave"})
+"""Narrow kinds whose things belong to several organ systems: the system may tell the right one."""
 SAME_CHAPTER = 2
 """Nearness of two places under one heading of one document."""
 
@@ -193,8 +195,12 @@ class Terms:
 
     def others(
         self, fact: Fact, kind: Kind, place: Place, defined: bool = False
-    ) -> list[tuple[int, Term]]:
-        """Return the terms of a kind for which what a fact says does not hold, and their nearness.
+    ) -> list[tuple[int, bool, Term]]:
+        """Return the terms of a kind for which what a fact says does not hold.
+
+        Before each stand its nearness to the fact's own, and whether it is of the same field: of
+        the same part of the document, defined with a word of what the fact says, or of a kind that
+        is one field.
 
         They are comparable with the fact's own: of a narrow kind, of its noun or of the noun of its
         definition, or alike in what one chapter says of them; where only `defined` ones are wanted,
@@ -206,7 +212,7 @@ class Terms:
         told = " ".join((*words_in(f"{own} {fact.object}"), *self._said.get(own, ())))
         said = definition(fact.object) if fact.name in DEFINING else ""
         found = [
-            (self._nearness(name, place), term)
+            (name, self._nearness(name, place), term)
             for name, term in self._by_kind[kind.name, fact.number, fact.language].items()
             if is_plural(name) == is_plural(own)
             and (term.defined or (not defined and len(self._about.get(name, ())) >= MENTIONS))
@@ -218,10 +224,23 @@ class Terms:
             and not self._true_too(name, fact)
         ]
         genus, noun = genus_of(said), head_word(own)
+        usual = _stems(" ".join((*kind.ask, *kind.words, genus, noun)))
+        asked = _stems(fact.object) - usual
+        one_field = kind.narrow and kind.name not in CROSSING
         return [
-            (near + (term.genus == genus) + (head_word(term.text.lower()) == noun), term)
-            for near, term in found
+            (
+                near + (term.genus == genus) + (head_word(term.text.lower()) == noun),
+                near >= SAME_CHAPTER or one_field or self._told_alike(name, term, asked),
+                term,
+            )
+            for name, near, term in found
         ]
+
+    def _told_alike(self, name: str, term: Term, asked: frozenset[str]) -> bool:
+        """Return whether a term is defined, or told of, with words of what is asked."""
+        if asked & _stems(term.said):
+            return True
+        return any(len(asked & words) >= SHARED_WORDS for words in self._about.get(name, ()))
 
     def _nearness(self, name: str, place: Place) -> int:
         return max(place.nearness(other) for other in self._places[name])
