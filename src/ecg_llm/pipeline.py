@@ -209,9 +209,9 @@ def _writing_parameters(study: config.Study) -> dict[str, object]:
     settings = study.questions
     heeded = {"writer", "kinds", "per_window", "window", "limit", "language"}
     if settings.writer == "extractive":
-        from ecg_llm.questions.writing.extractive import NAME
+        from ecg_llm.questions.writing import EXTRACTIVE
 
-        return {**settings.model_dump(mode="json", include=heeded), "version": NAME}
+        return {**settings.model_dump(mode="json", include=heeded), "version": EXTRACTIVE}
     heeded |= {"types", "difficulties", "joined", "max_tokens", "temperature"}
     names = (*(f"write_{kind}" for kind in settings.kinds), "write_joined", "write_repair")
     return {
@@ -401,9 +401,10 @@ def write_drafts(work: Work, study: config.Study, models: "Models") -> Iterator[
     """Have the writers ask about every window of passages."""
     from ecg_llm.questions.writing import generate, windows
 
-    made = windows.windows(usable(work.table(Passage), study), study.questions, study.seed)
+    passages = usable(work.table(Passage), study)
+    made = windows.windows(passages, study.questions, study.seed)
     done = {row.draft_id for row in work.made(Draft)}
-    writers = models.writers(work.table(Passage), done)
+    writers = models.writers(passages, done)
     total = len(made) * len(study.questions.kinds)
     failed: list[str] = []
     for number, draft in enumerate(generate.write_together(writers, made), start=1):
@@ -801,13 +802,13 @@ class Models:
         return ModelAnswerer(model, self.study.answers, self.study.seed), model.count_tokens
 
     def writers(self, passages: Sequence[Passage], done: Collection[str] = ()) -> list[Writer]:
-        """Return what writes questions, drafts in `done` left out."""
+        """Return what writes questions from these usable passages, drafts in `done` left out."""
         from ecg_llm.questions.writing.extractive import ExtractiveWriter
         from ecg_llm.questions.writing.generate import LlmWriter
 
         settings = self.study.questions
         if settings.writer == "extractive":
-            return [ExtractiveWriter(settings, self.study.seed, usable(passages, self.study))]
+            return [ExtractiveWriter(settings, self.study.seed, passages)]
         decoding = Decoding(settings.max_tokens, settings.temperature, seed=self.study.seed)
         return [LlmWriter(self.chat(name), settings, decoding, done) for name in settings.writers]
 

@@ -50,18 +50,17 @@ def preview(folder: Path, study: config.Study, models: pipeline.Models, count: i
     from ecg_llm.questions.checking import verify
     from ecg_llm.questions.writing import generate, windows
 
-    passages = steps.read_table(folder / "passages.jsonl", Passage)
-    usable = pipeline.usable(passages, study)
-    made = windows.windows(usable, study.questions, study.seed)
+    passages = pipeline.usable(steps.read_table(folder / "passages.jsonl", Passage), study)
+    made = windows.windows(passages, study.questions, study.seed)
     few = study.questions.model_copy(update={"limit": min(count, len(made))})
-    chosen = windows.windows(usable, few, study.seed)
+    chosen = windows.windows(passages, few, study.seed)
     drafts: dict[tuple[str, ...], list[Draft]] = defaultdict(list)
     for draft in generate.write_together(models.writers(passages), chosen):
         drafts[draft.passage_ids].append(draft)
     samples = []
     for window in chosen:
         own = sorted(drafts[tuple(p.passage_id for p in window.passages)], key=lambda d: d.kind)
-        rows = verify.questions(own, passages, study.questions, study.seed, models.embedder)
+        rows = verify.questions(own, window.passages, study.questions, study.seed, models.embedder)
         samples.append((window, own, rows))
     times = len(made) / max(1, len(chosen))
     written = [draft for _, own, _ in samples for draft in own]

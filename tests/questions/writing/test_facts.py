@@ -1,38 +1,11 @@
 import time
 
 import pytest
+from support import CHAPTER
 
 from ecg_llm.questions.writing.facts import fact_of
 from ecg_llm.questions.writing.sentences import sentences
 from ecg_llm.questions.writing.usage import Usage
-
-CHAPTER = """\
-# Blocks and rhythms
-
-First-degree AV block is defined as a PR interval longer than 200 ms with conduction of every P \
-wave to the ventricles. This delay is common. Marked first-degree AV block is a PR interval longer \
-than 300 ms, and it can cause symptoms.
-
-Mobitz type II block is defined as a sudden nonconducted P wave with constant PR intervals before \
-and after the nonconducted P wave. A fusion beat is a hybrid QRS complex that results when a \
-supraventricular and a ventricular impulse activate the ventricles together.
-
-Junctional tachycardia is a junctional rhythm faster than 100 bpm. Bigeminy is a rhythm in which \
-every second beat is premature. Ventricular fibrillation is a chaotic rhythm without discrete QRS \
-complexes [12]. The rate of a ventricular escape rhythm is usually 20 to 40 bpm.
-
-Unlike RBBB, LBBB is uncommon in people without heart disease. Isoproterenol should be avoided in \
-congenital long QT syndrome. Biventricular hypertrophy is hard to recognize, because the opposite \
-forces of the two ventricles may cancel each other.
-
-The P wave lasts less than 120 ms. Atrial flutter runs at 300 bpm, sinus tachycardia at 150 bpm \
-and the sinus node at rest at 60 bpm. A QRS complex of 140 ms is wide, and a QT interval of 480 ms \
-is long.
-
-- A list item is a thing in a list of things.
-
-| Term | The table is a grid of cells with text. |
-"""
 
 
 def facts(text):

@@ -17,13 +17,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from ecg_llm.config import Questions
 from ecg_llm.contracts import Window
+from ecg_llm.questions.writing import EXTRACTIVE
 from ecg_llm.questions.writing.facts import Fact
 from ecg_llm.questions.writing.generate import draft_id
 from ecg_llm.questions.writing.items import Item, Pool, choice_items, open_item
 from ecg_llm.records import Draft, Passage, QuestionKind, digest
-
-NAME = "extractive-4"
-"""Changes with every change of what is written."""
 
 
 class ExtractiveWriter:
@@ -41,7 +39,7 @@ class ExtractiveWriter:
     @property
     def name(self) -> str:
         """Name with version."""
-        return NAME
+        return EXTRACTIVE
 
     def write(self, windows: Sequence[Window]) -> Iterator[Draft]:
         """Yield one draft for every window and kind, in order; it may hold no question."""
@@ -81,7 +79,6 @@ class ExtractiveWriter:
             draft_id=draft,
             passage_ids=tuple(passage.passage_id for passage in window),
             kind=kind,
-            plan=(),
             reply=json.dumps({"questions": questions}, ensure_ascii=False),
             model=self.name,
         )

@@ -140,6 +140,8 @@ class _Job:
     best: Reply = NO_REPLY
     questions: int = -1
     """That `best` holds; -1 if it is not in the form asked for."""
+    flaw: str = ""
+    """What is wrong with the form of `best`."""
     problem: str = ""
     """What the model is told is wrong with `best`; empty if nothing, or if it was told before."""
     told: bool = False
@@ -218,7 +220,7 @@ class LlmWriter:
             job.told |= bool(job.problem)
             job.problem = "" if job.told else problem
             if questions > job.questions or job.best.status != "ok":
-                job.best, job.questions = reply, questions
+                job.best, job.questions, job.flaw = reply, questions, problem
             yield job
 
     def _settled(self, job: _Job) -> bool:
@@ -259,7 +261,7 @@ class LlmWriter:
     def _draft(self, job: _Job) -> Draft:
         best = job.best
         note = best.reason
-        if best.status == "ok" and _judged(best)[1]:
+        if job.flaw:
             note = "asked twice in vain"
         elif best.status == "truncated":
             note = f"{best.reason} ({self._decoding.max_tokens}); raise questions.max_tokens"
