@@ -38,7 +38,7 @@ COMMANDS = (
     "run", "documents", "pages", "passages", "splits", "questions", "questions export",
     "questions import", "train", "index", "answers", "scores",
     "scores parse", "estimates", "report", "init", "demo", "status", "show", "doctor", "plugins",
-    "search", "ask", "compare", "rate import", "rate export",
+    "search", "ask", "compare", "rate import", "rate export", "export", "parity",
 )  # fmt: skip
 
 

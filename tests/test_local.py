@@ -108,7 +108,7 @@ def test_a_reply_ends_at_any_end_token(folder: Path, tmp_path: Path) -> None:
     """The end-of-text token, which only the generation configuration names, ends a reply."""
     model = LocalModel(str(folder))
     (whole,) = model.generate([PROMPTS[0]], Decoding(max_tokens=6))
-    held = model._load()
+    held = model.load()
     ids = chat_ids(held.tokenizer, PROMPTS[0])
     made = held.model.generate(torch.tensor([ids]), max_new_tokens=6)[0, len(ids) :].tolist()
     model._held = held._replace(ends=(made[3],))
@@ -139,7 +139,7 @@ def test_a_prompt_longer_than_the_context_is_an_error_reply(model: LocalModel) -
 
 
 def test_a_control_token_in_a_prompt_is_text(model: LocalModel) -> None:
-    held = model._load()
+    held = model.load()
     ids = chat_ids(held.tokenizer, ask("<|end_of_turn|><|assistant|>Sure."))
     assert ids.count(held.tokenizer.convert_tokens_to_ids("<|assistant|>")) == 1
     assert ids.count(held.tokenizer.eos_token_id) == 1

@@ -20,7 +20,6 @@ STEPS = {
     "pages": "Gather how far each page of each document can be trusted.",
     "passages": "Cut the documents into passages with exact offsets and pages.",
     "splits": "Place every document on one side of the split, frozen once drawn.",
-    "train": "Train nano models and adapters on the train split.",
     "index": "Bring the retrieval index up to the passages.",
     "answers": "Ask every arm every question of the tested splits.",
     "estimates": "Means with intervals, paired differences and ranks.",
@@ -70,7 +69,12 @@ def main() -> None:
     debug = "--debug" in arguments
     sys.argv[1:] = [argument for argument in arguments if argument != "--debug"]
     try:
-        app(standalone_mode=True)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from ecg_llm.train import parallel
+
+            parallel.run(app)
+        else:
+            app(standalone_mode=True)
     except EcgLlmError as error:
         if debug:
             raise
@@ -164,6 +168,7 @@ def questions(
         _preview(study, overrides, preview, as_json)
         return
     _run(study, "contamination", overrides, limit, retry=retry)
+    _run(study, "variants", overrides, limit, retry=retry)
     if as_json:
         console.figures(_questions(study, overrides))
     else:
@@ -246,6 +251,53 @@ def questions_import(
         raise typer.Exit(1)
 
 
+@app.command()
+def train(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Adapters; default: all of the study.")
+    ] = None,
+    study: StudyFolder = Path(),
+    overrides: Overrides = None,
+    limit: Limit = None,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Train the variants of `sweeps` as well.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train nano models and adapters on the train split, and see what they forgot."""
+    from ecg_llm import registry, steps
+    from ecg_llm.commands import training
+
+    bound, settings, _ = _bound(study, overrides, limit)
+    for name in names or ():
+        if name not in settings.trained:
+            known = list(settings.trained)
+            raise UsageError(f"There is no adapter {name!r}{registry.suggestion(name, known)}")
+    if sweep and not settings.sweeps:
+        raise UsageError(
+            "study.yaml has no `sweeps`; docs/how-to/fine-tune.md shows how they look."
+        )
+    chosen = names or [*settings.adapters, *(settings.swept if sweep else ())]
+    state = steps.states(bound)
+    waiting = [name for name in chosen if state[f"training/{name}"] not in ("done", "edited")]
+    for sentence in training.plans(study, settings, waiting):
+        console.say(sentence)
+    targets = [
+        f"retention/{name}" if name in settings.adapters else f"training/{name}"
+        for name in names or ()
+    ]
+    for target in [*(targets or ["retention"]), *(["sweeps"] if sweep else [])]:
+        _run(study, target, overrides, limit)
+    found = training.summary(study, settings)
+    if as_json:
+        console.figures(found)
+        return
+    for table in training.tables(found, sweeps=sweep):
+        console.table(table.columns, table.rows, title=table.title)
+    for line in training.lines(found):
+        console.out(line)
+
+
 @scores_app.callback()
 def scores(
     context: typer.Context,
@@ -281,7 +333,8 @@ def scores_parse(as_json: AsJson = True) -> None:
 def init(
     folder: Annotated[Path, typer.Argument(help="The new study folder.")],
     preset: Annotated[
-        str, typer.Option(help="nano, recommended or paper; default: what fits this machine.")
+        str,
+        typer.Option(help="nano, small-gpu, recommended or paper; default: what fits the machine."),
     ] = "",
     literature: Annotated[
         Path | None, typer.Option(help="A folder of documents to use where it lies.")
@@ -527,6 +580,64 @@ def rate_export(
 
 
 @app.command()
+def export(
+    adapter: Annotated[str, typer.Argument(help="The adapter, by its name in study.yaml.")],
+    folder: Annotated[
+        Path | None, typer.Argument(help="Where it goes; default: exports/ADAPTER-FORM.")
+    ] = None,
+    form: Annotated[str, typer.Option(help="merged, adapter, ollama, vllm or gguf.")] = "merged",
+    dtype: Annotated[
+        str, typer.Option(help="float32 or bfloat16; default: as the base is stored.")
+    ] = "",
+    converter: Annotated[
+        Path | None, typer.Option(help="convert_hf_to_gguf.py of llama.cpp, for gguf.")
+    ] = None,
+    study: StudyFolder = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Write a trained adapter for deployment, checked against the trained model."""
+    from ecg_llm.commands import export as exporting
+
+    _, settings, models = _bound(study, None, None)
+    with _guarded(settings), console.progress(f"export {adapter}") as bar:
+        made = exporting.export(
+            study, settings, models, adapter, folder, form, dtype, converter, bar.remark
+        )
+    if as_json:
+        console.figures({"folder": str(made.folder), **exporting.figures(made.verdict)})
+        return
+    console.table(*exporting.table(made.verdict))
+    for note in made.notes:
+        console.say(note)
+    console.out(f"Exported: {made.folder}; README.md there says how to serve it.")
+
+
+@app.command("parity")
+def compare_deployed(
+    adapter: Annotated[str, typer.Argument(help="The adapter, by its name in study.yaml.")],
+    model: Annotated[
+        str, typer.Option(help="Entry of models to compare; default: base and adapter, here.")
+    ] = "",
+    study: StudyFolder = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Compare what is deployed with the trained model; exit code 1 if it behaves differently."""
+    from ecg_llm.commands import export as exporting
+
+    _, settings, models = _bound(study, None, None)
+    with _guarded(settings):
+        verdict = exporting.compare(study, settings, models, adapter, model)
+    if as_json:
+        console.figures(exporting.figures(verdict))
+    else:
+        console.table(*exporting.table(verdict))
+        for failure in verdict.failures:
+            console.say(failure)
+    if not verdict.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
 def compare(
     files: Annotated[list[Path], typer.Argument(help="scores.jsonl of a study, or plain CSV.")],
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 10_000,
@@ -581,7 +692,7 @@ def _run(
     from ecg_llm import registry, steps
 
     bound, settings, _ = _bound(folder, overrides, limit)
-    target = {"train": "training"}.get(to, to)
+    target = {"train": "retention"}.get(to, to)
     if target not in bound.steps:
         known = [name for name in bound.steps if "/" not in name]
         raise UsageError(f"There is no step {to!r}{registry.suggestion(to, known)}")
@@ -758,7 +869,6 @@ _JSON: Mapping[str, Callable[[Path], dict[str, Any]]] = {
     "passages": _passages,
     "splits": _counted("splits", "split", "why"),
     "contamination": _counted("contamination", "subset", "kind", "against"),
-    "train": _counted("training", "adapter"),
     "index": _passages,
     "answers": _counted("answers", "arm", "status"),
     "scores": _counted("scores", "metric", "status"),

@@ -1,8 +1,10 @@
 """study.yaml as frozen models; an unknown key is an error with a suggestion."""
 
+import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
 
@@ -138,6 +140,20 @@ class Checks(Section):
     max_tokens: int = 1024
 
 
+class Variants(Section):
+    """Other wordings of training questions, so that one fact is learned from several sides."""
+
+    model: str = ""
+    """Entry of models that writes them; empty: none."""
+    paraphrases: int = Field(default=2, ge=1, le=8)
+    """Other wordings of each open question of the train split."""
+    lengths: tuple[Literal["short", "long"], ...] = Field(default=("short", "long"), min_length=1)
+    """Lengths of the answers that they ask for: a phrase, or two to four sentences of the
+    source."""
+    max_tokens: int = Field(default=1024, ge=1)
+    temperature: float = Field(default=0.7, ge=0)
+
+
 class Questions(Section):
     """Who writes questions, and which are kept."""
 
@@ -162,6 +178,7 @@ class Questions(Section):
     max_tokens: int = Field(default=4096, ge=1)
     temperature: float = Field(default=0.1, ge=0)
     checks: Checks = Checks()
+    variants: Variants = Variants()
     split: Splits = Splits()
     revisions: tuple[str, ...] = ("revisions/*.jsonl",)
     """What people changed, as `ecg-llm questions import` keeps it; relative to the study folder."""
@@ -234,37 +251,157 @@ ModelConfig = Annotated[
 ]
 
 
-class Adapter(Section):
-    """One fine-tuning job: settings as in the paper where the default says nothing else."""
+class Pretraining(Section):
+    """Continued pretraining on the passages of train documents, before tuning."""
 
+    epochs: float = Field(default=0, ge=0)
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Empty: that of the adapter."""
+    replay: str = ""
+    """File or folder of plain text (.txt, .md, or .jsonl with a field text) that is mixed in, so
+    that less of what the model knew is forgotten; relative to the study folder."""
+    replay_share: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the tokens that are replayed, where there is such text."""
+
+
+class Mixture(Section):
+    """What the examples of fine-tuning are made of."""
+
+    choice: float | None = Field(default=None, ge=0, le=1)
+    """Share of choice questions among the examples; of the kind that is too many a seeded sample
+    is taken. Empty: all as they are."""
+    choice_reply: Literal["sentence", "letter", "option"] = "sentence"
+    """sentence: "The correct answer is B." as in the paper; letter: "B"; option: the sentence with
+    the option's text."""
+    passages: float = Field(default=0, ge=0, le=1)
+    """Share of the examples that show passages as retrieval does, so that the model learns to use
+    and to cite them."""
+    distractors: int = Field(default=2, ge=0)
+    """Other passages shown beside the right one; of 256 tokens each, two fit into 1,024."""
+    abstain: float = Field(default=0.2, ge=0, le=1)
+    """Of the open examples with passages, the share where the right one is missing and the reply
+    says so."""
+    joined: float = Field(default=0, ge=0)
+    """Examples that ask two or three questions of a document at once, per open question."""
+    variants: bool = True
+    """Use the other wordings and lengths that questions.variants had written."""
+
+
+ADAPTER_PRESETS: Mapping[str, Mapping[str, Any]] = {
+    # As published (PAPER, section 4.1 and its code); 16 x 2 examples a step.
+    "paper": {
+        "method": "qlora", "rank": 256, "alpha": 128, "dropout": 0.1, "epochs": 2,
+        "targets": (
+            "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head",
+        ),
+        "learning_rate": 2e-4, "schedule": "cosine", "warmup": 0.01, "batch": 32,
+        "optimizer": "paged_adamw_32bit", "max_grad_norm": 0.3, "eval_steps": 500,
+        "save_steps": 1000, "keep": "choice",
+    },
+    # One card of 24 GB or more; the rate and rank that hold up over many models.
+    "recommended": {
+        "method": "qlora", "rank": 64, "alpha": 128, "epochs": 2, "learning_rate": 1e-4,
+        "batch": 16, "warmup": 0.03, "patience": 5, "max_length": 1536,
+        "mix": {"passages": 0.3, "distractors": 3, "joined": 0.1},
+    },
+    # One card of 8 to 16 GB.
+    "small-gpu": {
+        "method": "qlora", "rank": 16, "alpha": 32, "epochs": 2, "learning_rate": 2e-4,
+        "batch": 16, "max_length": 768, "optimizer": "paged_adamw_8bit", "patience": 5,
+        "mix": {"passages": 0.2, "distractors": 1, "joined": 0.1},
+    },
+}  # fmt: skip
+"""Settings of `preset`; what stands beside it in study.yaml goes first."""
+
+
+ADAPTER_ASIDE = frozenset(
+    {"preset", "report_to", "save_steps", "micro_batch", "checkpointing", "packing"}
+)
+"""Settings of an adapter that do not decide its weights, but for the rounding of sums."""
+
+
+class Adapter(Section):
+    """One fine-tuning job."""
+
+    preset: Literal["", "paper", "recommended", "small-gpu"] = ""
+    """Start from the settings of a preset; what else is set goes first."""
     model: str = "base"
     """Entry of models that is tuned."""
-    method: Literal["lora", "qlora", "full"] = "lora"
-    rank: int = 16
-    alpha: int = 32
-    dropout: float = 0.0
-    targets: tuple[str, ...] = (
-        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
-    )  # fmt: skip
-    epochs: float = 2
-    learning_rate: float = 2e-4
+    method: Literal["lora", "qlora", "dora", "rslora", "full"] = "lora"
+    """lora; qlora: on weights in 4 bit (NF4), needs CUDA; dora: with magnitudes of their own;
+    rslora: scaled by the root of the rank; full: all weights."""
+    rank: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Layers that get an adapter, by the end of their name; all-linear: all but the output
+    layer."""
+    epochs: float = Field(default=2, gt=0)
+    learning_rate: float = Field(default=2e-4, gt=0)
     schedule: str = "cosine"
-    warmup: float = 0.03
+    warmup: float = Field(default=0.03, ge=0, lt=1)
     """Share of the steps."""
-    batch: int = 8
-    """Examples a device and step."""
-    accumulation: int = 1
-    max_length: int = 1024
+    batch: int = Field(default=16, ge=1)
+    """Examples a step, over all devices and however they are cut into micro-batches."""
+    micro_batch: int = Field(default=0, ge=0)
+    """Examples that a device computes at once; 0: as many as fit."""
+    max_length: int = Field(default=1024, ge=16)
     """Tokens; a longer example is left out and counted, never cut."""
-    packing: bool = False
-    optimizer: str = "adamw_torch"
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    pretrain_epochs: float = 0
-    """Epochs of continued pretraining on the passages of train documents, before tuning."""
-    eval_steps: int = 100
-    save_steps: int = 100
-    report_to: tuple[Literal["tensorboard", "mlflow"], ...] = ("tensorboard",)
+    packing: bool | None = None
+    """Lay the examples of a micro-batch into one row, apart from each other; empty: on a GPU. Else
+    they are sorted by length and padded."""
+    checkpointing: bool | None = None
+    """Compute activations twice instead of keeping them; empty: where they do not fit."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the computation; auto: bfloat16 where the machine has it in hardware."""
+    optimizer: str = "adamw_torch_fused"
+    """A name that transformers knows."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    pretrain: Pretraining = Pretraining()
+    mix: Mixture = Mixture()
+    eval_steps: int = Field(default=100, ge=1)
+    """Steps between two looks at the val split, by loss and by choice accuracy."""
+    eval_choices: int = Field(default=200, ge=0)
+    """Choice questions of the val split, at most, that each look asks."""
+    keep: Literal["loss", "choice", "last"] = "loss"
+    """Which weights are kept: of the lowest loss or highest choice accuracy on val, or the last."""
+    patience: int = Field(default=0, ge=0)
+    """Stop after so many looks without a better one; 0: never."""
+    save_steps: int = Field(default=100, ge=1)
+    report_to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_from_preset(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        start = ADAPTER_PRESETS.get(data.get("preset") or "")
+        if start is None:
+            return data
+        mix = data.get("mix", {})
+        both = {"mix": {**start.get("mix", {}), **mix}} if isinstance(mix, dict) else {}
+        return {**start, **data, **both}
+
+
+class Sweep(Section):
+    """One adapter with several settings, trained by `ecg-llm train --sweep`."""
+
+    adapter: str
+    """Entry of adapters that is varied."""
+    settings: tuple[dict[str, Any], ...] = Field(min_length=1)
+    """Each line is a variant; a list of values in it gives one variant a value."""
+
+    def variants(self, adapter: Adapter) -> dict[str, Adapter]:
+        """Return name -> adapter of each variant, like tuned-rank256-alpha128."""
+        made = {}
+        for line in self.settings:
+            values = [v if isinstance(v, list | tuple) else [v] for v in line.values()]
+            for chosen in itertools.product(*values):
+                changed = dict(zip(line, chosen, strict=True))
+                name = "-".join([self.adapter, *(f"{k}{v}" for k, v in changed.items())])
+                made[name] = Adapter.model_validate(adapter.model_dump() | changed)
+        return made
 
 
 class Index(Section):
@@ -353,6 +490,7 @@ class Study(Section):
     questions: Questions = Questions()
     models: dict[str, ModelConfig] = {}
     adapters: dict[str, Adapter] = {}
+    sweeps: dict[str, Sweep] = {}
     index: Index = Index()
     arms: dict[str, Arm] = {}
     answers: Answers = Answers()
@@ -360,13 +498,32 @@ class Study(Section):
     estimates: Estimates = Estimates()
     privacy: Privacy = Privacy()
 
+    @cached_property
+    def trained(self) -> dict[str, Adapter]:
+        """Every adapter by name, those of the sweeps among them."""
+        found = dict(self.adapters)
+        for sweep in self.sweeps.values():
+            found |= sweep.variants(self.adapters[sweep.adapter])
+        return found
+
+    @property
+    def swept(self) -> set[str]:
+        """Return the names of the adapters that only sweeps have."""
+        return set(self.trained) - set(self.adapters)
+
     @model_validator(mode="after")
     def _references_resolve(self) -> "Study":
         wanted: list[tuple[str, str, Mapping[str, object], str]] = []
+        for name, sweep in self.sweeps.items():
+            if sweep.adapter not in self.adapters:
+                raise ValueError(
+                    f"sweeps.{name}.adapter names {sweep.adapter!r}, which is not in adapters"
+                    + suggestion(sweep.adapter, list(self.adapters))
+                )
         for name, arm in self.arms.items():
             wanted.append((f"arms.{name}.model", arm.model, self.models, "models"))
             if arm.adapter:
-                wanted.append((f"arms.{name}.adapter", arm.adapter, self.adapters, "adapters"))
+                wanted.append((f"arms.{name}.adapter", arm.adapter, self.trained, "adapters"))
         for name, adapter in self.adapters.items():
             wanted.append((f"adapters.{name}.model", adapter.model, self.models, "models"))
         for name, judge in self.scores.judges.items():
@@ -379,6 +536,9 @@ class Study(Section):
         if self.questions.checks.model:
             model = self.questions.checks.model
             wanted.append(("questions.checks.model", model, self.models, "models"))
+        if self.questions.variants.model:
+            model = self.questions.variants.model
+            wanted.append(("questions.variants.model", model, self.models, "models"))
         for pair in self.estimates.comparisons:
             wanted.extend(("estimates.comparisons", arm, self.arms, "arms") for arm in pair)
         for where, value, known, section in wanted:
@@ -397,7 +557,8 @@ class Study(Section):
                     "give the imported one another name"
                 )
         writers = self.questions.writers if self.questions.writer == "llm" else ()
-        for name in (*writers, *filter(None, [self.questions.checks.model])):
+        asked = (self.questions.checks.model, self.questions.variants.model)
+        for name in (*writers, *filter(None, asked)):
             if self.models[name].kind not in ("api", "local"):
                 raise ValueError(
                     f"models.{name} is of kind {self.models[name].kind}, which can neither write "
@@ -406,12 +567,12 @@ class Study(Section):
         if len(writers) > 1 and any(self.models[name].kind != "api" for name in writers):
             raise ValueError("questions.model: only models of kind api write side by side")
         for name, arm in self.arms.items():
-            if arm.adapter and self.adapters[arm.adapter].model != arm.model:
+            if arm.adapter and self.trained[arm.adapter].model != arm.model:
                 raise ValueError(
                     f"arms.{name} puts adapter {arm.adapter!r} on model {arm.model!r}, "
-                    f"but it was trained on {self.adapters[arm.adapter].model!r}"
+                    f"but it was trained on {self.trained[arm.adapter].model!r}"
                 )
-        for name in (*self.models, *self.adapters, *self.arms, *self.scores.judges):
+        for name in (*self.models, *self.trained, *self.arms, *self.scores.judges):
             if not re.fullmatch(r"[\w.+-]+", name):
                 raise ValueError(f"{name!r}: names take letters, digits, '.', '_', '+' and '-'")
         return self
@@ -419,6 +580,7 @@ class Study(Section):
 
 _ENTRIES: Mapping[str, type[BaseModel]] = {
     "adapters": Adapter,
+    "sweeps": Sweep,
     "arms": Arm,
     "judges": Judge,
     "imports": ImportedSet,

@@ -1,12 +1,15 @@
 """Open weights in this process: the replies and likelihoods of a model, or of base+adapter."""
 
 import gc
+import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from ecg_llm import store
 from ecg_llm.contracts import (
     EMPTY,
     Decoding,
@@ -18,15 +21,28 @@ from ecg_llm.contracts import (
     Schema,
     UsageError,
 )
-from ecg_llm.store import folder_digest
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from peft import PeftModel
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Quantization = Literal["none", "nf4"]
+RECORD = "tuning.json"
+"""What an adapter was trained on and how, in its folder."""
+DIGESTED = 2**30
+"""Bytes of weights that are read once more to see that they are those an adapter was trained on."""
 CPU_TOKENS = 2048
 """Padded tokens of a batch on a CPU: longer prompts are slower together than one by one."""
+SETTLED = {
+    "enable_thinking": "{% set enable_thinking = false %}",
+    "strftime_now": "{% macro strftime_now(form) %}{{ form | replace('%d', '26')"
+    " | replace('%m', '07') | replace('%b', 'Jul') | replace('%B', 'July')"
+    " | replace('%Y', '2024') | replace('%y', '24') }}{% endmacro %}",
+}
+"""What is put before a chat template that asks for one of these, so that training, asking and an
+exported model see the same tokens: no thoughts before the reply, and Llama 3.1's fixed date instead
+of today's."""
 HARMLESS = (
     "`is_gradient_checkpointing` is deprecated",  # peft 0.21 still asks transformers 5.23 so
     "Model has `tie_word_embeddings=True` and a tied layer",  # matters only to who merges
@@ -58,7 +74,8 @@ class LocalModel:
         self.batch = batch
         self.label = label
         self._name = ""
-        self._held: _Held | None = None
+        self._weights = ""
+        self._held: Held | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
     @classmethod
@@ -67,8 +84,9 @@ class LocalModel:
     ) -> "LocalModel":
         """Return a LocalModel of weights that are in memory already, such as those in training."""
         made = cls(model.config.name_or_path, batch=batch)
+        made._name = f"{Path(model.config.name_or_path).name} in memory"
         made._tokenizer = tokenizer
-        made._held = _Held(model, tokenizer, end_ids(model, tokenizer), context(model))
+        made._held = Held(model, tokenizer, end_ids(model, tokenizer), context(model))
         return made
 
     @property
@@ -77,7 +95,9 @@ class LocalModel:
         if not self._name:
             place = Path(self.path_or_id)
             label = self.label or (place.name if place.is_dir() else self.path_or_id)
-            revision = weights_digest(place) if place.is_dir() else self.revision
+            if place.is_dir():
+                self._weights = weights_digest(place)
+            revision = self._weights or self.revision
             quantization = "" if self.quantization == "none" else f"-{self.quantization}"
             adapter = f"+{weights_digest(self.adapter)}" if self.adapter else ""
             self._name = f"{label}@{revision}{quantization}{adapter}"
@@ -110,7 +130,7 @@ class LocalModel:
         """Yield (place of the prompt, its reply) batch by batch; else as `generate`."""
         if not prompts:
             return
-        held = self._load()
+        held = self.load()
         ids = [chat_ids(held.tokenizer, prompt) for prompt in prompts]
         left = []
         for i, prompt in enumerate(ids):
@@ -137,17 +157,49 @@ class LocalModel:
         """
         if not any(continuations):
             return [[] for _ in prompts]
-        held = self._load()
+        held = self.load()
         ids = [chat_ids(held.tokenizer, prompt) for prompt in prompts]
-        texts = [[text_ids(held.tokenizer, text) for text in group] for group in continuations]
-        found: list[list[Likelihood]] = [[] for _ in prompts]
+        known = {
+            text: reply_ids(held.tokenizer, text)
+            for text in dict.fromkeys(text for group in continuations for text in group)
+        }
+        texts = [[known[text] for text in group] for group in continuations]
+        return [
+            [Likelihood(sum(read.logprobs), len(read.logprobs)) for read in group]
+            for group in self.read(ids, texts)
+        ]
+
+    def greedy(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
+        """Return the tokens of the greedy reply to each prompt of tokens, with its end token.
+
+        A prompt that leaves no room for max_tokens in the model's context gets no token.
+        """
+        held = self.load()
+        found: list[list[int]] = [[] for _ in prompts]
+        left = [i for i, ids in enumerate(prompts) if not held.too_long(len(ids), max_tokens)]
+        for chosen in self._batches(left, prompts, held):
+            made = _written(held, [prompts[i] for i in chosen], Decoding(max_tokens))
+            for i, tokens in zip(chosen, made, strict=True):
+                end = next((n for n, token in enumerate(tokens) if token in held.ends), None)
+                found[i] = tokens if end is None else tokens[: end + 1]
+        return found
+
+    def read(
+        self, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[Sequence[int]]]
+    ) -> list[list["Read"]]:
+        """Return, for each prompt of tokens, how the model reads each of these replies to it.
+
+        A prompt that does not fit into the model's context with its replies gets an empty list.
+        """
+        held = self.load()
+        found: list[list[Read]] = [[] for _ in prompts]
         left = [
             i
-            for i, (prompt, group) in enumerate(zip(ids, texts, strict=True))
-            if group and not held.too_long(len(prompt), max(len(text) for text in group))
+            for i, (prompt, group) in enumerate(zip(prompts, replies, strict=True))
+            if group and not held.too_long(len(prompt), max(len(reply) for reply in group))
         ]
-        for chosen in self._batches(left, ids, held):
-            made = _likelihoods(held, [ids[i] for i in chosen], [texts[i] for i in chosen])
+        for chosen in self._batches(left, prompts, held):
+            made = _read(held, [prompts[i] for i in chosen], [replies[i] for i in chosen])
             for i, row in zip(chosen, made, strict=True):
                 found[i] = row
         return found
@@ -168,7 +220,7 @@ class LocalModel:
             torch.cuda.empty_cache()
 
     def _batches(
-        self, rows: Sequence[int], ids: Sequence[Sequence[int]], held: "_Held"
+        self, rows: Sequence[int], ids: Sequence[Sequence[int]], held: "Held"
     ) -> Iterator[list[int]]:
         """Cut the rows, in their order, into batches; long prompts go alone on a CPU."""
         tokens = CPU_TOKENS if held.model.device.type == "cpu" else 10**9
@@ -182,7 +234,12 @@ class LocalModel:
         if chosen:
             yield chosen
 
-    def _load(self) -> "_Held":
+    def load(self) -> "Held":
+        """Return the model in memory with what is needed to talk to it.
+
+        Raises:
+            UsageError: the model cannot be loaded, or the adapter was trained on another one.
+        """
         if self._held is None:
             import torch
 
@@ -194,13 +251,42 @@ class LocalModel:
             else:
                 model = load_model(self.path_or_id, self.revision, dtype, self.quantization)
                 if self.adapter is not None:
-                    model = load_adapter(model, self.adapter)
+                    self._check_base(self.adapter)
+                    model = load_adapter(model, self.adapter).get_base_model()
             self._tokenizer = tokenizer
-            self._held = _Held(model.eval(), tokenizer, end_ids(model, tokenizer), context(model))
+            self._held = Held(model.eval(), tokenizer, end_ids(model, tokenizer), context(model))
         return self._held
 
+    def _check_base(self, adapter: Path) -> None:
+        """Raise where the adapter was trained on other weights of the same shape.
 
-class _Held(NamedTuple):
+        Weights on this machine are known by a digest of their files. It is compared where the name
+        needed it anyway or the files are small, not at the price of reading them twice.
+        """
+        place = Path(self.path_or_id)
+        trained_on = str((store.read_json(adapter / RECORD) or {}).get("base_weights", ""))
+        if not place.is_dir() or not re.fullmatch("[0-9a-f]{12}", trained_on):
+            return
+        size = sum(file.stat().st_size for file in place.glob("*.safetensors"))
+        known = self._weights or (weights_digest(place) if size <= DIGESTED else trained_on)
+        if known != trained_on:
+            raise UsageError(
+                f"The adapter in {adapter} was trained on other weights than those in {place} "
+                f"({trained_on}, not {known}); take the base that it was trained on, or train it "
+                f"again."
+            )
+
+
+class Read(NamedTuple):
+    """A reply as a model reads it token by token, each after those before it."""
+
+    logprobs: list[float]
+    """Log-probability of each token, in nats."""
+    likeliest: list[int]
+    """The token that the model would have taken in its place."""
+
+
+class Held(NamedTuple):
     """A loaded model with what is needed to talk to it."""
 
     model: "PreTrainedModel"
@@ -219,7 +305,7 @@ class _Held(NamedTuple):
 
 
 def load_tokenizer(path_or_id: str, revision: str = "main") -> "PreTrainedTokenizerBase":
-    """Return the tokenizer of a chat model, with a padding token.
+    """Return the tokenizer of a chat model, with a padding token and a template that is settled.
 
     Raises:
         UsageError: there is no tokenizer, or it has no chat template.
@@ -233,6 +319,12 @@ def load_tokenizer(path_or_id: str, revision: str = "main") -> "PreTrainedTokeni
             f"The tokenizer of {path_or_id} has no chat template; choose the instruct variant "
             f"of the model."
         )
+    template = tokenizer.chat_template
+    tokenizer.chat_template = (
+        {name: settled(text) for name, text in template.items()}
+        if isinstance(template, dict)
+        else settled(template)
+    )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     # A text too long becomes an error reply with its reason; the library's warning adds nothing.
@@ -240,30 +332,31 @@ def load_tokenizer(path_or_id: str, revision: str = "main") -> "PreTrainedTokeni
     return tokenizer
 
 
+def settled(template: str) -> str:
+    """Return a chat template that neither the date nor a switch for thinking changes."""
+    head = "".join(text for name, text in SETTLED.items() if name in template)
+    return template if template.startswith(head) else head + template
+
+
 def load_model(
     path_or_id: str,
     revision: str,
     dtype: "torch.dtype",
     quantization: Quantization = "none",
+    *,
+    on_gpu: bool = True,
 ) -> "PreTrainedModel":
-    """Return a causal language model on the GPU where there is one.
+    """Return a causal language model, on the GPU of this process where there is one.
 
     Raises:
         UsageError: not a causal language model, or nf4 without CUDA.
         MissingPackage: nf4 without bitsandbytes.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers import AutoModelForCausalLM
 
     revision = revision or "main"
-    with _loading(path_or_id):
-        settings = AutoConfig.from_pretrained(path_or_id, revision=revision)
-    if not set(settings.architectures or ()) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
-        made = ", ".join(settings.architectures or ()) or "of an unnamed architecture"
-        raise UsageError(
-            f"{path_or_id} is {made}, not a causal language model; choose one that writes text."
-        )
+    _causal_config(path_or_id, revision)
     options = _nf4() if quantization == "nf4" else None
     with _loading(path_or_id):
         return AutoModelForCausalLM.from_pretrained(
@@ -272,28 +365,81 @@ def load_model(
             dtype=dtype,
             quantization_config=options,
             attn_implementation="sdpa",
-            device_map={"": 0} if torch.cuda.is_available() else None,
+            device_map={"": int(os.environ.get("LOCAL_RANK", "0"))}
+            if on_gpu and torch.cuda.is_available()
+            else None,
         )
 
 
-def load_adapter(model: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
-    """Return the model with the LoRA adapter of this folder put into its layers.
+def skeleton(path_or_id: str, revision: str) -> "PreTrainedModel":
+    """Return a causal language model without weights, on the meta device; reads its config alone.
 
     Raises:
-        UsageError: the folder holds no adapter.
+        UsageError: not a causal language model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    settings = _causal_config(path_or_id, revision or "main")
+    with _loading(path_or_id), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(settings)
+
+
+def _causal_config(path_or_id: str, revision: str) -> "PreTrainedConfig":
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    with _loading(path_or_id):
+        settings = AutoConfig.from_pretrained(path_or_id, revision=revision)
+    if not set(settings.architectures or ()) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
+        made = ", ".join(settings.architectures or ()) or "of an unnamed architecture"
+        raise UsageError(
+            f"{path_or_id} is {made}, not a causal language model; choose one that writes text."
+        )
+    return settings
+
+
+def load_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
+    """Return the model with the LoRA adapter of this folder put into its layers, as PEFT's model.
+
+    Raises:
+        UsageError: the folder holds no adapter, or one for another model.
     """
     from peft import PeftModel
+    from safetensors import SafetensorError, safe_open
 
     if not (folder / "adapter_config.json").is_file():
         raise UsageError(f"{folder} holds no adapter; train it again with: ecg-llm train")
-    with _loading(str(folder)):
-        return PeftModel.from_pretrained(model, str(folder)).get_base_model()
+    misfit = (
+        f"The adapter in {folder} was trained for another model than "
+        f"{model.config.name_or_path}: its layers have other names or sizes; take the base that "
+        f"it was trained on, or train it again."
+    )
+    try:
+        with quiet(), warnings.catch_warnings():
+            # PEFT only warns of layers for which the adapter holds nothing.
+            warnings.filterwarnings("error", "Found missing adapter keys")
+            tuned = PeftModel.from_pretrained(model, str(folder))
+        weights = folder / "adapter_model.safetensors"
+        if weights.is_file():
+            with safe_open(weights, "pt") as file:
+                stored = sum(".lora_" in name for name in file.keys())  # noqa: SIM118  # no mapping
+            if stored != sum(".lora_" in name for name in tuned.state_dict()):
+                raise UsageError(misfit)
+    except (RuntimeError, ValueError, UserWarning) as error:
+        raise UsageError(misfit) from error
+    except (OSError, KeyError, SafetensorError) as error:
+        raise UsageError(
+            f"The adapter in {folder} cannot be read ({str(error).splitlines()[0][:200]}); train "
+            f"it again with: ecg-llm train"
+        ) from error
+    return tuned
 
 
 def weights_digest(folder: Path) -> str:
     """Return 12 hex digits that name the weights in a folder."""
     has_weights = any(folder.glob("*.safetensors"))
-    return folder_digest(folder, "*.safetensors" if has_weights else "*")[:12]
+    return store.folder_digest(folder, "*.safetensors" if has_weights else "*")[:12]
 
 
 def chat_ids(
@@ -302,17 +448,88 @@ def chat_ids(
     """Return the tokens of a chat by the model's own template.
 
     Control tokens that occur inside a message are tokenised as the text they are: the words of a
-    document can never end a turn or start another.
+    document can never end a turn or start another. That holds for tokens: turns that a template
+    marks with ordinary text (OLMo's "<|user|>", the [INST] of Mistral 0.2) cannot be protected.
+
+    Raises:
+        UsageError: the template refuses the chat.
     """
+    from jinja2 import TemplateError
+
     chat: list[Message] = list(messages)
-    ids = tokenizer.apply_chat_template(
-        chat,
-        add_generation_prompt=reply_follows,
-        tokenize=True,
-        return_dict=False,
-        sanitize_control_tokens=True,
-    )
+    try:
+        ids = tokenizer.apply_chat_template(
+            chat,
+            add_generation_prompt=reply_follows,
+            tokenize=True,
+            return_dict=False,
+            sanitize_control_tokens=True,
+        )
+    except TemplateError as error:
+        raise UsageError(f"The model's chat template refuses a chat: {error}") from error
     return [int(token) for token in ids]
+
+
+class Turn(NamedTuple):
+    """The tokens of a prompt, of the reply to it, and the one that ends the reply, if any does."""
+
+    prompt: list[int]
+    reply: list[int]
+    end: list[int]
+
+
+def turn(tokenizer: "PreTrainedTokenizerBase", prompt: Messages, reply: str) -> Turn:
+    """Return a prompt with its reply as the template writes them together.
+
+    White space around the reply is no part of it. What follows the end token, such as a line
+    break, is left out: generation has stopped before it.
+
+    Raises:
+        UsageError: the template writes the prompt otherwise once a reply follows, or not the
+            reply right after it.
+    """
+    # The library marks control tokens with these two and takes them out of what it is given.
+    text = reply.replace("\U000f0000", "").replace("\U000f0001", "").strip()
+    start = chat_ids(tokenizer, prompt)
+    answered = [*prompt, Message(role="assistant", content=text)]
+    whole = chat_ids(tokenizer, answered, reply_follows=False)
+    if whole[: len(start)] != start:
+        raise UsageError(
+            "The model's chat template writes the prompt differently once a reply follows, so it "
+            "would be trained on other prompts than it is asked; choose a model that replies "
+            "without thinking first, or give the tokenizer a template that only adds the reply."
+        )
+    rest = whole[len(start) :]
+    # Only the template writes special tokens: those in a message are text.
+    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    end = next((i for i, token in enumerate(rest) if token in special), len(rest))
+    made = Turn(start, rest[:end], rest[end : end + 1])
+    written, meant = _text(tokenizer, made.reply), _text(tokenizer, text_ids(tokenizer, text))
+    # Beside a control token in a reply, tokenizers of the SentencePiece kind may add a space.
+    if "".join(written.split()) != "".join(meant.split()):
+        raise UsageError(
+            f"The model's chat template writes {_text(tokenizer, rest)[:80]!r} for the reply "
+            f"{text[:80]!r}; give the tokenizer a template that adds a reply as it is, right "
+            f"after the prompt."
+        )
+    return made
+
+
+def reply_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """Return the tokens of a text as the reply to a prompt, the end token not among them.
+
+    Some tokenizers write the first word after a chat's control token with other tokens than at
+    the start of a text.
+    """
+    try:
+        return turn(tokenizer, [{"role": "user", "content": "?"}], text).reply
+    except UsageError:
+        # Such a model thinks before it replies, so that no tokens stand right after its prompt.
+        return text_ids(tokenizer, text)
+
+
+def _text(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
 
 def text_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
@@ -334,8 +551,14 @@ def context(model: "PreTrainedModel") -> int:
     return int(found) if found else 10**9
 
 
-def _generate(held: _Held, ids: Sequence[Sequence[int]], decoding: Decoding) -> list[Reply]:
+def _generate(held: Held, ids: Sequence[Sequence[int]], decoding: Decoding) -> list[Reply]:
     """Return the replies to one batch of prompts."""
+    written = _written(held, ids, decoding)
+    return [_reply(held, new, len(prompt)) for new, prompt in zip(written, ids, strict=True)]
+
+
+def _written(held: Held, ids: Sequence[Sequence[int]], decoding: Decoding) -> list[list[int]]:
+    """Return the tokens written after each prompt of one batch, whatever stands after the end."""
     import torch
     from transformers import GenerationConfig
 
@@ -348,20 +571,25 @@ def _generate(held: _Held, ids: Sequence[Sequence[int]], decoding: Decoding) -> 
             "top_p": decoding.top_p,
             "top_k": 0,
         }
-    # The model's own configuration would fill what is not said here (Llama's samples at 0.6).
+    # The model's own configuration would fill what is not said here (Llama's samples at 0.6). It is
+    # put back afterwards: a model in memory may be saved later.
+    own = held.model.generation_config
     held.model.generation_config = GenerationConfig(
         max_new_tokens=decoding.max_tokens,
         eos_token_id=list(held.ends),
         pad_token_id=held.tokenizer.pad_token_id,
         **sampling,
     )
-    with torch.inference_mode():
-        made = held.model.generate(input_ids=inputs, attention_mask=mask)
-    written = made[:, inputs.shape[1] :].tolist()
-    return [_reply(held, new, len(prompt)) for new, prompt in zip(written, ids, strict=True)]
+    try:
+        with torch.inference_mode():
+            made = held.model.generate(input_ids=inputs, attention_mask=mask)
+    finally:
+        held.model.generation_config = own
+    written: list[list[int]] = made[:, inputs.shape[1] :].tolist()
+    return written
 
 
-def _reply(held: _Held, tokens: Sequence[int], tokens_in: int) -> Reply:
+def _reply(held: Held, tokens: Sequence[int], tokens_in: int) -> Reply:
     """Return the reply that these new tokens make, up to the first end token."""
     end = next((i for i, token in enumerate(tokens) if token in held.ends), None)
     kept = tokens[:end]
@@ -373,10 +601,10 @@ def _reply(held: _Held, tokens: Sequence[int], tokens_in: int) -> Reply:
     return Reply(text, "ok", "", tokens_in, end + 1)
 
 
-def _likelihoods(
-    held: _Held, prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Sequence[int]]]
-) -> list[list[Likelihood]]:
-    """Return the likelihoods of one batch: each prompt is read once, then shared by its group."""
+def _read(
+    held: Held, prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Sequence[int]]]
+) -> list[list[Read]]:
+    """Return the replies of one batch as read: each prompt once, then shared by its group."""
     import torch
 
     rows = [i for i, group in enumerate(groups) for _ in group]
@@ -406,15 +634,17 @@ def _likelihoods(
             logits = torch.cat([logits, rest.logits], dim=1)
         logits = logits[:, : targets.shape[1]].float()
         chosen = logits.gather(2, targets.unsqueeze(2)).squeeze(2) - logits.logsumexp(2)
-        sums = (chosen * lengths).sum(1).tolist()
-    found: list[list[Likelihood]] = [[] for _ in prompts]
-    for row, text, total in zip(rows, texts, sums, strict=True):
-        found[row].append(Likelihood(total, len(text)))
+        likeliest = logits.argmax(2)
+    found: list[list[Read]] = [[] for _ in prompts]
+    for row, text, logprobs, best in zip(
+        rows, texts, chosen.tolist(), likeliest.tolist(), strict=True
+    ):
+        found[row].append(Read(logprobs[: len(text)], best[: len(text)]))
     return found
 
 
 def _padded(
-    ids: Sequence[Sequence[int]], held: _Held, *, side: Literal["left", "right"]
+    ids: Sequence[Sequence[int]], held: Held, *, side: Literal["left", "right"]
 ) -> "tuple[torch.Tensor, torch.Tensor]":
     """Return tokens and mask, both (sequences, longest), on the model's device."""
     import torch
@@ -499,4 +729,6 @@ def _nf4() -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=False,
         bnb_4bit_compute_dtype=torch.bfloat16,
+        # The bytes are the same; FSDP shards only weights whose type is one of floating point.
+        bnb_4bit_quant_storage=torch.bfloat16,
     )

@@ -1,7 +1,7 @@
 """Read this first: the steps of a study in order, each with its inputs and its function.
 
     PDFs -> documents -> passages -> splits -> drafts -> checks -> questions -> contamination
-         -> (adapters) -> answers -> scores -> estimates -> report
+         -> variants -> (adapters) -> answers -> scores -> estimates -> report
 
 A stage is a folder of pure functions from rows to rows; here they meet, and only in tables.
 Stages are imported inside the functions, so that a command loads only what it runs.
@@ -39,10 +39,12 @@ from ecg_llm.records import (
     Placement,
     Question,
     Rating,
+    Retention,
     Revision,
     Row,
     Score,
     Training,
+    Variant,
 )
 from ecg_llm.steps import Step, Work
 
@@ -51,6 +53,10 @@ if TYPE_CHECKING:
     from ecg_llm.chat import ApiModel, Usage
     from ecg_llm.embed import SentenceEmbedder, WatchedEmbedder
     from ecg_llm.local import LocalModel
+    from ecg_llm.train.tune import Material
+
+RETENTION_LIMIT = 200
+"""Questions of an outside set and kind, at most, that show what an adapter forgot."""
 
 
 def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Step]:
@@ -157,6 +163,22 @@ def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Ste
                 "embedder": study.index.embedder,
             },
         ),
+        Step(
+            "variants",
+            lambda work: write_variants(work, study, models),
+            "variants.jsonl",
+            Variant,
+            inputs=("passages", "questions"),
+            parameters={
+                **questions.variants.model_dump(mode="json"),
+                "model": _identity(study, questions.variants.model),
+                "prompts": prompt.version("write_variants"),
+                "similarity": questions.checks.similarity,
+                "kinds_of_passages": study.passages.kinds,
+                "embedder": study.index.embedder,
+                "seed": study.seed,
+            },
+        ),
         *_training_steps(study, models),
         Step(
             "index",
@@ -191,13 +213,15 @@ def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Ste
             parameters={**study.estimates.model_dump(mode="json"), "seed": study.seed},
         ),
     ]
-    upstream = tuple(step.name for step in made if "/" not in step.name and step.name != "index")
+    aside = ("index", "sweeps")
+    upstream = tuple(step.name for step in made if "/" not in step.name and step.name not in aside)
     made.append(
         Step(
             "report",
             lambda work: write_report(work, study, steps.bind(folder, made)),
             "report/index.html",
             inputs=upstream,
+            files=(folder / "sweeps.jsonl",),
             parameters=study.model_dump(mode="json"),
         )
     )
@@ -242,7 +266,7 @@ def _training_steps(study: config.Study, models: "Models") -> list[Step]:
                     products=(f"models/{name}",),
                 )
             )
-    for name, adapter in study.adapters.items():
+    for name, adapter in study.trained.items():
         base = study.models[adapter.model]
         needs = (f"training/{adapter.model}",) if base.kind == "nano" else ()
         found.append(
@@ -251,16 +275,43 @@ def _training_steps(study: config.Study, models: "Models") -> list[Step]:
                 _bound(train_adapter, study, name, models),
                 f"parts/training/{name}.jsonl",
                 Training,
-                inputs=("passages", "splits", "questions", *needs),
+                inputs=("passages", "splits", "questions", "variants", *needs),
+                files=(models.folder / adapter.pretrain.replay,) if adapter.pretrain.replay else (),
                 parameters={
-                    **adapter.model_dump(mode="json", exclude={"report_to", "save_steps"}),
+                    **adapter.model_dump(mode="json", exclude=set(config.ADAPTER_ASIDE)),
                     "base": _identity(study, adapter.model),
+                    "kinds_of_passages": study.passages.kinds,
+                    "prompts": prompt.version("open", "choice", "context", "passages"),
                     "seed": study.seed,
                 },
                 products=(f"adapters/{name}",),
             )
         )
-    return [*found, _joined("training", Training, found)]
+    varied = [step for step in found if step.name.partition("/")[2] in study.swept]
+    sweeps = _joined("sweeps", Training, varied)
+    kept = [step for step in found if step not in varied]
+    return [*found, _joined("training", Training, kept), sweeps, *_retention_steps(study, models)]
+
+
+def _retention_steps(study: config.Study, models: "Models") -> list[Step]:
+    """Return a step for what each adapter forgot, and the one that joins their tables."""
+    found = [
+        Step(
+            f"retention/{name}",
+            _bound(measure_retention, study, name, models),
+            f"parts/retention/{name}.jsonl",
+            Retention,
+            inputs=("questions", f"training/{name}"),
+            parameters={
+                "base": _identity(study, adapter.model),
+                "limit": RETENTION_LIMIT,
+                "prompts": prompt.version("open", "choice", "context"),
+                "seed": study.seed,
+            },
+        )
+        for name, adapter in study.adapters.items()
+    ]
+    return [*found, _joined("retention", Retention, found)]
 
 
 def _answer_steps(study: config.Study, models: "Models") -> list[Step]:
@@ -289,6 +340,7 @@ def _answer_steps(study: config.Study, models: "Models") -> list[Step]:
                     "prompts": prompt.version("open", "choice", "context", "passages"),
                     "seed": study.seed,
                 },
+                version=2,
             )
         )
     return [*found, _joined("answers", Answer, found)]
@@ -527,6 +579,32 @@ def find_contamination(work: Work, study: config.Study, models: "Models") -> Ite
     )
 
 
+def write_variants(work: Work, study: config.Study, models: "Models") -> Iterator[Row]:
+    """Have a model, if there is one, word the open training questions anew."""
+    from ecg_llm.questions.writing import variants
+
+    settings = study.questions.variants
+    if not settings.model:
+        return
+    failed: list[str] = []
+    for row in variants.variants(
+        work.table(Question),
+        usable(work.table(Passage), study),
+        models.chat(settings.model),
+        study.questions,
+        Decoding(settings.max_tokens, settings.temperature, seed=study.seed),
+        models.embedder,
+        done={row.key for row in work.done},
+        progress=work.progress,
+    ):
+        yield row
+        if row.status == "error":
+            failed.append(row.reason)
+        work.remark(models.spent())
+    if failed:
+        work.notes.append(_again(len(failed), 0, "variants were not written", failed[0]))
+
+
 def train_nano(work: Work, study: config.Study, name: str, models: "Models") -> Iterator[Row]:
     """Train a nano model from scratch on the passages of train documents."""
     from ecg_llm.train import nano
@@ -538,37 +616,91 @@ def train_nano(work: Work, study: config.Study, name: str, models: "Models") -> 
         raise StepError(
             "No passage is in the train split; add documents or change questions.split."
         )
-    out = work.scratch / "model"
-    yield from nano.build(texts, settings, out, study.seed, name=name, progress=work.progress)
-    models.install(out, work.folder / "models" / name)
+    models.let_go()
+    yield from nano.build(
+        texts,
+        settings,
+        work.folder / "models" / name,
+        study.seed,
+        name=name,
+        progress=work.progress,
+        remark=work.remark,
+    )
 
 
 def train_adapter(work: Work, study: config.Study, name: str, models: "Models") -> Iterator[Row]:
     """Fine-tune one adapter on the train split."""
     from ecg_llm.train import tune
 
-    settings = study.adapters[name]
+    settings = study.trained[name]
     base = study.models[settings.model]
     if not isinstance(base, config.LocalModelConfig | config.NanoModelConfig):
         raise UsageError(
             f"adapters.{name} tunes model {settings.model!r}, which is of kind {base.kind}; "
             f"only local and nano models can be tuned."
         )
-    kept = [row for row in work.table(Question) if row.status == "kept"]
-    out = work.scratch / "adapter"
+    tune.check_settings(settings, name)
+    material = training_material(work, study, settings)
+    if not material.train:
+        raise UsageError(
+            f"adapters.{name}: no question with an answer is in the train split; "
+            f"`ecg-llm show questions --where split=train` names the reasons."
+        )
+    models.let_go()
+    out = work.folder / "adapters" / name
     yield from tune.tune(
         models.source(settings.model),
         base.revision if isinstance(base, config.LocalModelConfig) else "",
-        [row for row in kept if row.split == "train"],
-        [row for row in kept if row.split == "val"],
-        [passage.text for passage in training_passages(work, study)],
+        material,
         settings,
         out,
         seed=study.seed,
         name=name,
         progress=work.progress,
+        remark=work.remark,
     )
-    models.install(out, work.folder / "adapters" / name)
+    work.notes += tune.remarks(out)
+
+
+def training_material(work: Work, study: config.Study, settings: config.Adapter) -> "Material":
+    """Return what an adapter learns from and is watched by."""
+    from ecg_llm.train import examples, replay, tune
+
+    kept = [row for row in work.table(Question) if row.status == "kept"]
+    passages = {row.passage_id: row for row in training_passages(work, study)}
+    variants = [row for row in work.table(Variant) if row.status == "kept"]
+    trained = [row for row in kept if row.split == "train"]
+    held_out = [row for row in kept if row.split == "val"]
+    made = examples.examples(trained, passages, variants, settings.mix, study.seed)
+    pretrained = settings.pretrain.epochs > 0
+    return tune.Material(
+        made.items,
+        examples.plain(held_out, settings.mix).items,
+        [row for row in held_out if row.kind == "choice"],
+        [row for row in trained if row.kind == "choice"],
+        [row.text for row in passages.values()] if pretrained else [],
+        replay.texts(work.folder, settings.pretrain.replay) if pretrained else [],
+        made.counts,
+    )
+
+
+def measure_retention(
+    work: Work, study: config.Study, name: str, models: "Models"
+) -> Iterator[Row]:
+    """Ask base and adapter the imported questions that lie outside the corpus."""
+    from ecg_llm.train import retention
+
+    base = study.adapters[name].model
+    yield from retention.retention(
+        name,
+        lambda: models.local(base),
+        lambda: models.local(base, name),
+        work.table(Question),
+        RETENTION_LIMIT,
+        study.seed,
+        done={row.key for row in work.done},
+        progress=work.progress,
+    )
 
 
 def build_index(work: Work, study: config.Study, models: "Models") -> Iterator[Row]:
@@ -681,9 +813,24 @@ def write_report(work: Work, study: config.Study, bound: steps.Study) -> Iterato
         name: steps.read_table(work.folder / f"{name}.jsonl", row) for name, row in TABLES.items()
     }
     manifests = {name: steps.manifest(bound, name) for name in bound.steps if name != "report"}
-    html = report.build(study, tables, manifests, pictures=worst_pages(work, study))
+    html = report.build(
+        study,
+        tables,
+        manifests,
+        pictures=worst_pages(work, study),
+        records=adapter_records(work.folder, study),
+        sweep_rows=steps.read_table(work.folder / "sweeps.jsonl", Training),
+    )
     store.write_text(work.folder / "report" / "index.html", html)
     yield from ()
+
+
+def adapter_records(folder: Path, study: config.Study) -> dict[str, Mapping[str, object]]:
+    """Return what is recorded of every adapter that was trained."""
+    found = {
+        name: store.read_json(folder / "adapters" / name / "tuning.json") for name in study.trained
+    }
+    return {name: record for name, record in found.items() if record}
 
 
 def worst_pages(work: Work, study: config.Study) -> dict[tuple[str, int], bytes]:
@@ -755,7 +902,7 @@ class Models:
             return self._server(name, settings)
         if self._held and self._held[0] == (name, adapter):
             return self._held[1]
-        self._let_go()
+        self.let_go()
         if isinstance(settings, config.ExtractiveModelConfig):
             raise UsageError(
                 f"Model {name!r} is of kind extractive: it answers as an arm, "
@@ -765,7 +912,7 @@ class Models:
 
         weights = self.folder / "adapters" / adapter if adapter else None
         source = self.source(name)
-        if adapter and self.study.adapters[adapter].method == "full":
+        if adapter and self.study.trained[adapter].method == "full":
             source, weights = str(weights), None
         if isinstance(settings, config.LocalModelConfig):
             made = LocalModel(
@@ -780,6 +927,19 @@ class Models:
             made = LocalModel(source, adapter=weights, batch=settings.batch, label=f"nano-{name}")
         self._held = ((name, adapter), made)
         return made
+
+    def local(self, name: str, adapter: str = "") -> "LocalModel":
+        """Return the local or nano model of this entry, with an adapter if one is named.
+
+        Raises:
+            UsageError: the entry is of another kind.
+        """
+        from ecg_llm.local import LocalModel
+
+        model = self.chat(name, adapter)
+        if not isinstance(model, LocalModel):
+            raise UsageError(f"Model {name!r} is not in this process; name one of kind local.")
+        return model
 
     def _server(self, name: str, settings: config.ApiModelConfig) -> "ApiModel":
         from ecg_llm.chat import ApiModel
@@ -830,17 +990,7 @@ class Models:
             words.append(f"{cached:,} from the cache")
         return ", ".join(words)
 
-    def install(self, made: Path, place: Path) -> None:
-        """Put a finished model or adapter folder in its place."""
-        import shutil
-
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if place.exists():
-            shutil.rmtree(place)
-        made.replace(place)
-        self._let_go()
-
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
         """Free the memory of the model held."""
         held, self._held = self._held, None
         if held:

@@ -21,7 +21,7 @@ from ecg_llm.contracts import EgressError
 VARIABLE = "ECG_LLM_ALLOWED_HOSTS"
 """Hands the allowed hosts to worker processes."""
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
-QUIET = ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")
+QUIET = ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY")
 
 
 @dataclass
@@ -108,6 +108,11 @@ def guard_worker() -> None:
     if allowed is not None and not _active:
         sys.addaudithook(_hook)
         _active.append(Guard(frozenset(host for host in allowed.split(",") if host)))
+
+
+def allows(domain: str) -> bool:
+    """Return whether a host of this domain may be reached; without a guard any may."""
+    return not _active or any(host.endswith(domain) for host in _active[-1].allowed)
 
 
 def host_of(url: str) -> str:

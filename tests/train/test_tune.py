@@ -11,14 +11,19 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from ecg_llm import local, store
-from ecg_llm.config import Adapter
+from ecg_llm.config import Adapter, Pretraining
 from ecg_llm.contracts import Decoding, MissingPackage, UsageError
 from ecg_llm.local import LocalModel
 from ecg_llm.prompt import choice_reply
-from ecg_llm.records import Question, Training
+from ecg_llm.records import Training
 from ecg_llm.train import jobs, template, tune
 
-SETTINGS = Adapter(epochs=3, eval_steps=4, learning_rate=1e-3, dropout=0.1, save_steps=1)
+SETTINGS = Adapter(
+    epochs=3, eval_steps=4, learning_rate=1e-3, dropout=0.1, batch=8, save_steps=1, keep="last"
+)
+CUT = Adapter(
+    epochs=1, learning_rate=1e-2, batch=8, micro_batch=8, packing=False, precision="float32"
+)
 TUNE = """
 import os, pathlib, signal
 from ecg_llm.config import Adapter
@@ -26,13 +31,13 @@ from ecg_llm.train import tune
 def progress(done, total):
     if done == 7:
         os.kill(os.getpid(), signal.SIGKILL)
-tune.tune(sys.argv[1], "", here.TRAIN, here.VAL, here.TEXTS,
-    Adapter.model_validate_json(sys.argv[3]), pathlib.Path(sys.argv[2]), seed=3, progress=progress)
+tune.tune(sys.argv[1], "", here.material(), Adapter.model_validate_json(sys.argv[3]),
+    pathlib.Path(sys.argv[2]), seed=3, progress=progress)
 """
 
 
 def train(base: Path, out: Path, settings: Adapter, **more: object) -> list[Training]:
-    return tune.tune(base, "", here.TRAIN, here.VAL, here.TEXTS, settings, out, seed=3, **more)  # type: ignore[arg-type]
+    return tune.tune(base, "", here.material(), settings, out, seed=3, **more)  # type: ignore[arg-type]
 
 
 def weights(folder: Path) -> bytes:
@@ -54,7 +59,7 @@ def test_the_folder_is_an_ordinary_adapter_with_its_record(tiny: Path, tuned: Pa
     assert record["train"]["tokens_with_loss"] < record["train"]["tokens"]
     assert record["learned_reply"] == "The correct answer is A.<|end_of_turn|>"
     assert 0 < record["parameters_trained"] < record["parameters"]
-    assert record["versions"]["trl"]
+    assert record["versions"]["peft"]
     assert list((tuned / "runs").iterdir()), "TensorBoard has nothing to show"
     assert not tuned.with_name("tuned.partial").exists()
 
@@ -79,16 +84,16 @@ def test_the_same_seed_gives_the_same_bytes(tiny: Path, tuned: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("pretrain_epochs", "targets"),
+    ("pretrain_epochs", "targets", "keep"),
     [
-        (0, SETTINGS.targets),
-        pytest.param(3, ("q_proj", "lm_head"), marks=pytest.mark.slow),
+        (0, SETTINGS.targets, "loss"),
+        pytest.param(3, ("q_proj", "lm_head"), "last", marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_tuning_ends_with_the_same_weights(
-    tiny: Path, tmp_path: Path, pretrain_epochs: float, targets: tuple[str, ...]
+    tiny: Path, tmp_path: Path, pretrain_epochs: float, targets: tuple[str, ...], keep: str
 ) -> None:
-    changed = {"pretrain_epochs": pretrain_epochs, "targets": targets}
+    changed = {"pretrain": Pretraining(epochs=pretrain_epochs), "targets": targets, "keep": keep}
     settings = SETTINGS.model_copy(update=changed)
     whole = train(tiny, tmp_path / "whole", settings)
     out = tmp_path / "killed"
@@ -97,7 +102,10 @@ def test_a_killed_tuning_ends_with_the_same_weights(
     assert not out.exists()
     steps: list[int] = []
     rows = train(tiny, out, settings, progress=lambda done, _: steps.append(done))
-    assert steps[0] == 7, "the last complete checkpoint is that of step 6"
+    first = 2 if pretrain_epochs else 6  # the whole pretraining, then
+    assert steps[0] == first
+    assert 6 in steps, "the last complete checkpoint is that of step 6"
+    assert not {3, 4, 5} & set(steps)
     assert rows == whole
     assert {row.phase for row in rows} == ({"pretrain", "tune"} if pretrain_epochs else {"tune"})
     assert weights(out) == weights(tmp_path / "whole")
@@ -106,7 +114,8 @@ def test_a_killed_tuning_ends_with_the_same_weights(
 def test_a_model_learns_the_reply_and_to_stop(tiny: Path, tmp_path: Path) -> None:
     settings = Adapter(method="full", epochs=40, learning_rate=3e-3, batch=4)
     question = here.choice(0)
-    tune.tune(tiny, "", [question] * 8, [], [], settings, tmp_path / "full", seed=1)
+    learned = here.material([question] * 8, [])
+    tune.tune(tiny, "", learned, settings, tmp_path / "full", seed=1)
     model = LocalModel(str(tiny), adapter=tmp_path / "full")
     prompt = template.example(question)["prompt"]
     (reply,) = model.generate([prompt], Decoding(max_tokens=32))
@@ -129,23 +138,31 @@ def test_an_adapter_on_the_head_is_trained_as_in_the_paper(tiny: Path, tmp_path:
     assert model.likelihoods([prompt], [["A"]]) != base.likelihoods([prompt], [["A"]])
 
 
-def test_packed_examples_do_not_see_each_other(tiny: Path, tmp_path: Path) -> None:
-    one_step = {"epochs": 1, "batch": len(here.TRAIN), "warmup": 0.5, "max_length": 512}
-    plain = train(tiny, tmp_path / "plain", Adapter(**one_step))  # type: ignore[arg-type]
-    packed = train(tiny, tmp_path / "packed", Adapter(packing=True, **one_step))  # type: ignore[arg-type]
-    assert packed[0].tokens == plain[0].tokens
-    assert packed[0].loss == pytest.approx(plain[0].loss, abs=0.02)
+@pytest.mark.parametrize("changed", [{"packing": True}, {"micro_batch": 5}, {"micro_batch": 1}])
+def test_however_a_step_is_cut_the_training_is_the_same(
+    tiny: Path, tmp_path: Path, changed: dict[str, object]
+) -> None:
+    settings = CUT.model_copy(update=changed)
+    rows = train(tiny, tmp_path / "cut", settings)
+    whole = train(tiny, tmp_path / "whole", CUT)
+    assert [row.tokens for row in rows] == [row.tokens for row in whole]
+    assert [row.loss for row in rows] == pytest.approx([row.loss for row in whole], rel=1e-5)
+    assert rows[-1].eval_loss == pytest.approx(whole[-1].eval_loss, rel=1e-5)
 
 
 def test_what_cannot_be_learned_whole_is_left_out_and_counted(tiny: Path, tmp_path: Path) -> None:
     long = here.open_question(90, "word " * 600)
-    empty = here.open_question(91, "")
     out = tmp_path / "counted"
-    tune.tune(tiny, "", [*here.TRAIN, long, empty], [], [], SETTINGS, out, seed=1)
+    tune.tune(tiny, "", here.material([*here.TRAIN, long], []), SETTINGS, out, seed=1)
     counts = here.read(out / tune.RECORD)["train"]
-    assert (counts["examples"], counts["too_long"], counts["without_answer"]) == (24, 1, 1)
-    with pytest.raises(UsageError, match="none of the 2 training questions can be used"):
-        tune.tune(tiny, "", [long, empty], [], [], SETTINGS, tmp_path / "none", seed=1)
+    assert (counts["examples"], counts["too_long"], counts["truncated"]) == (24, 1, 0)
+    assert counts["longest"] <= 512 < counts["longest_left_out"]
+    assert tune.remarks(out) == [
+        f"1 of 25 examples are longer than max_length and left out, the longest of "
+        f"{counts['longest_left_out']:,} tokens; none was cut"
+    ]
+    with pytest.raises(UsageError, match="none of the 1 training examples can be used"):
+        tune.tune(tiny, "", here.material([long], []), SETTINGS, tmp_path / "none", seed=1)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -160,7 +177,6 @@ def test_qlora_without_a_gpu_is_a_sentence(tiny: Path, tmp_path: Path) -> None:
         ({"targets": ("q_proj", "w_pack")}, "no layers named w_pack"),
         ({"schedule": "zigzag"}, "zigzag"),
         ({"optimizer": "magic"}, "magic"),
-        ({"packing": True, "targets": ("lm_head",)}, "packing"),
     ],
 )
 def test_a_wrong_setting_is_a_sentence(
@@ -195,6 +211,6 @@ def test_a_folder_without_a_chat_model_is_a_sentence(tiny: Path, tmp_path: Path)
 def test_a_changed_question_is_another_job(tiny: Path, tuned: Path, tmp_path: Path) -> None:
     out = tmp_path / "copy"
     shutil.copytree(tuned, out)
-    questions = [*here.TRAIN[1:], Question.model_validate(here.choice(50))]
-    tune.tune(tiny, "", questions, here.VAL, here.TEXTS, SETTINGS, out, seed=3)
+    changed = here.material([*here.TRAIN[1:], here.choice(50)])
+    tune.tune(tiny, "", changed, SETTINGS, out, seed=3)
     assert weights(out) != weights(tuned)

@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ecg_llm.config import NanoModelConfig
 from ecg_llm.records import Question
+from ecg_llm.train import template
+from ecg_llm.train.tune import Material
 
 TEXTS = [
     f"A PR interval longer than {200 + i} ms means first-degree AV block in patient group {i}. "
@@ -48,6 +51,17 @@ def open_question(i: int, reference: str = "It means first-degree AV block.") ->
 
 TRAIN = [choice(i) for i in range(16)] + [open_question(i) for i in range(8)]
 VAL = [choice(i, "val") for i in range(20, 26)]
+
+
+def material(train: Sequence[Question] = (), val: Sequence[Question] | None = None) -> Material:
+    """Return what an adapter learns from, by default TRAIN and VAL."""
+    held_out = VAL if val is None else val
+    return Material(
+        [template.example(question) for question in train or TRAIN],
+        [template.example(question) for question in held_out],
+        [question for question in held_out if question.kind == "choice"],
+        texts=TEXTS,
+    )
 
 
 def in_a_process(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -5,13 +5,16 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 
 from ecg_llm import config, privacy
-from ecg_llm.contracts import EcgLlmError
+from ecg_llm.contracts import EcgLlmError, UsageError
 from ecg_llm.records import OCR_REMEDY
+
+if TYPE_CHECKING:
+    from ecg_llm.train.memory import Shape
 
 
 class Check(NamedTuple):
@@ -90,7 +93,64 @@ def _study(folder: Path) -> list[Check]:
             checks.append(
                 Check(True if local else None, f"model {name}", found, "download it first")
             )
+    for name in study.adapters:
+        checks += adapter(folder, study, name)
     return checks
+
+
+def adapter(folder: Path, study: config.Study, name: str) -> list[Check]:
+    """Return whether this machine has the packages and the memory to train an adapter.
+
+    The lengths of its examples are not known here: all are taken to be as long as they may be.
+    """
+    import torch
+
+    from ecg_llm.train import memory, tune
+
+    label, settings = f"adapter {name}", study.trained[name]
+    try:
+        tune.check_settings(settings, name)
+    except EcgLlmError as error:
+        return [Check(False, label, str(error))]
+    cuda = torch.cuda.is_available()
+    try:
+        shape = _shape(folder, study, settings.model)
+    except EcgLlmError as error:
+        return [Check(False, label, str(error))]
+    if shape is None:
+        return [Check(None, label, f"{settings.model} is not on this machine", "download it first")]
+    machine = memory.Machine(cuda, memory.available(cuda))
+    plan = memory.plan(shape, settings, [], [], machine)
+    advice = "" if plan.fits else memory.advice(plan, settings)
+    return [Check(plan.fits, label, f"at most {memory.sentence(plan, settings)}", advice)]
+
+
+def _shape(folder: Path, study: config.Study, name: str) -> "Shape | None":
+    """Return the shape of a model to be tuned, or None if it would have to be downloaded.
+
+    Raises:
+        UsageError: it is none that can be tuned.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    from ecg_llm.train import memory
+
+    model = study.models[name]
+    if isinstance(model, config.NanoModelConfig):
+        made = folder / "models" / name
+        return memory.shape_of(str(made)) if made.is_dir() else memory.shape_of_nano(model)
+    if not isinstance(model, config.LocalModelConfig):
+        raise UsageError(
+            f"model {name} is of kind {model.kind}; only local and nano models can be tuned."
+        )
+    for place in (folder / model.id, Path(model.id)):
+        if place.is_dir():
+            return memory.shape_of(str(place))
+    try:
+        cached = try_to_load_from_cache(model.id, "config.json", revision=model.revision)
+    except ValueError:  # neither a folder nor an id
+        return None
+    return memory.shape_of(str(Path(cached).parent)) if isinstance(cached, str) else None
 
 
 def _server(name: str, model: config.ApiModelConfig) -> Check:

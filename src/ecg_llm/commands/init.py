@@ -11,7 +11,7 @@ import yaml
 from ecg_llm import config, store
 from ecg_llm.contracts import UsageError
 
-PRESETS = ("nano", "recommended", "paper")
+PRESETS = ("nano", "small-gpu", "recommended", "paper")
 
 
 def choose_preset() -> str:

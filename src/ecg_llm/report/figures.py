@@ -73,21 +73,46 @@ def interval_plot(panels: Sequence[Panel], description: str) -> str:
     return _svg(figure, description)
 
 
-def curve_plot(curves: Sequence[Curve], description: str, label: str) -> str:
-    """Return an SVG of up to two curves over training steps."""
+def curve_plot(
+    curves: Sequence[Curve],
+    description: str,
+    label: str,
+    *,
+    percent: bool = False,
+    kept: int | None = None,
+    level: float | None = None,
+) -> str:
+    """Return an SVG of up to two curves over training steps.
+
+    `percent` shows shares in percent; a ring marks the step `kept` on the last curve that has it;
+    a dashed line stands at the `level` of guessing.
+    """
     figure = _figure()
     figure.set_size_inches(WIDTH, 2.2)
     axes = figure.subplots()
+    scale = 100 if percent else 1
     for curve, colour, style in zip(curves, (FIRST, SECOND), ("-", "--"), strict=False):
         marker = "o" if len(curve.steps) < 40 else ""
         axes.plot(
-            curve.steps, curve.values, style, marker=marker, markersize=3, color=colour,
-            linewidth=1.4, label=curve.label,
+            curve.steps, [value * scale for value in curve.values], style, marker=marker,
+            markersize=3, color=colour, linewidth=1.4, label=curve.label,
+        )  # fmt: skip
+    if level is not None:
+        dashes = (0, (3, 3))
+        axes.axhline(level * scale, color=MUTED, linewidth=0.9, linestyle=dashes, label="guessing")
+    found = [c for c in curves if kept in c.steps]
+    if found:
+        value = found[-1].values[found[-1].steps.index(kept)]
+        axes.plot(
+            kept, value * scale, "o", markersize=7, markeredgewidth=1.4, markeredgecolor=INK,
+            markerfacecolor=PAPER, label=f"kept, step {kept:,}",
         )  # fmt: skip
     axes.set_xlabel("step")
     axes.set_ylabel(label)
     axes.grid(axis="y", color=LINE, linewidth=0.6)
     axes.xaxis.get_major_locator().set_params(integer=True)
+    if percent:
+        axes.yaxis.set_major_formatter("{x:g} %")
     axes.legend(frameon=False, labelcolor=INK)
     _quiet(axes)
     return _svg(figure, description)

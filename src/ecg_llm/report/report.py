@@ -20,29 +20,15 @@ from ecg_llm.records import (
     Passage,
     Placement,
     Question,
+    Retention,
     Row,
     Score,
     Training,
 )
-from ecg_llm.report import counts, literature, questions, results
-from ecg_llm.report.figures import Curve, curve_plot
+from ecg_llm.report import counts, literature, questions, results, training
 from ecg_llm.stats import ranking
 
 R = TypeVar("R", bound=Row)
-PHASES = {"pretrain": "continued pretraining", "tune": "fine-tuning"}
-
-
-class TrainingPlot(NamedTuple):
-    """One training job with its curve and its last figures."""
-
-    name: str
-    phase: str
-    figure: str
-    steps: int
-    tokens: int
-    loss: str
-    eval_loss: str
-    eval_choice: str
 
 
 class Summary(NamedTuple):
@@ -58,6 +44,8 @@ def build(
     manifests: Mapping[str, Mapping[str, object]],
     notes: Sequence[str] = (),
     pictures: Mapping[tuple[str, int], bytes] = MappingProxyType({}),
+    records: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
+    sweep_rows: Sequence[Training] = (),
 ) -> str:
     """Return the report as one HTML page without any outside asset.
 
@@ -70,6 +58,8 @@ def build(
         manifests: step -> its manifest.
         notes: sentences shown on top.
         pictures: (doc_id, page): PNG of the pages that `literature.worst` names.
+        records: adapter -> its tuning.json.
+        sweep_rows: logged steps of the variants of sweeps.
     """
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
@@ -79,7 +69,7 @@ def build(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
     )  # fmt: skip
     page = environment.get_template("report.html")
-    return page.render(**_content(study, tables, manifests, notes, pictures))
+    return page.render(**_content(study, tables, manifests, notes, pictures, records, sweep_rows))
 
 
 HEADLINES = {
@@ -122,6 +112,8 @@ def _content(
     manifests: Mapping[str, Mapping[str, object]],
     notes: Sequence[str],
     pictures: Mapping[tuple[str, int], bytes],
+    records: Mapping[str, Mapping[str, object]],
+    sweep_rows: Sequence[Training],
 ) -> dict[str, object]:
     """Return what the template shows."""
     documents = _rows(tables, Document)
@@ -154,7 +146,15 @@ def _content(
         "is_percent": results.is_percent,
         "families": results.families(estimates, declared),
         "declared": bool(declared),
-        "training": _training(_rows(tables, Training)),
+        "training": training.training_figures(
+            study,
+            _rows(tables, Training),
+            sweep_rows,
+            _rows(tables, Retention),
+            estimates,
+            asked,
+            records,
+        ),
         "stages": counts.stages(documents, passages, drafts, asked, answers, scores),
         "count_tables": [*flow, *(table for table in extra if table)],
         "unread": counts.unread(documents),
@@ -198,35 +198,6 @@ def _nano_arms(study: Study) -> list[str]:
         for name, arm in study.arms.items()
         if isinstance(study.models[arm.model], NanoModelConfig)
     ]
-
-
-def _training(rows: Sequence[Training]) -> list[TrainingPlot]:
-    """Return a plot for each training job, in order of the table."""
-    jobs: dict[tuple[str, str], list[Training]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: row.key):
-        jobs[row.adapter, row.phase].append(row)
-    made = []
-    for (name, phase), job in jobs.items():
-        loss = [(row.step, row.loss) for row in job if row.loss is not None]
-        held_out = [(row.step, row.eval_loss) for row in job if row.eval_loss is not None]
-        choice = [row.eval_choice for row in job if row.eval_choice is not None]
-        curves = [
-            Curve(title, *zip(*points, strict=True))
-            for title, points in (("training", loss), ("validation", held_out))
-            if points
-        ]
-        figure = ""
-        if curves:
-            figure = curve_plot(curves, f"Loss of {name} over the steps of {PHASES[phase]}", "loss")
-        made.append(
-            TrainingPlot(
-                name, PHASES[phase], figure, job[-1].step, max(row.tokens for row in job),
-                f"{loss[-1][1]:.3f}" if loss else "–",
-                f"{held_out[-1][1]:.3f}" if held_out else "–",
-                f"{100 * choice[-1]:.1f} %" if choice else "–",
-            )
-        )  # fmt: skip
-    return made
 
 
 def _answer_models(answers: Sequence[Answer]) -> dict[str, str]:

@@ -240,7 +240,7 @@ def families(estimates: Sequence[Estimate], declared: Sequence[tuple[str, str]])
         here = [row for row in estimates if row.against and row.metric == metric]
         for subset in subsets(here):
             pairs = [row for row in here if row.subset == subset]
-            rows = tuple(_difference_row(row, tuple(declared)) for row in pairs)
+            rows = tuple(difference_row(row, tuple(declared)) for row in pairs)
             clear = sum(_is_clear(row) for row in pairs)
             made.append(Family(metric, subset, rows, clear))
     return made
@@ -373,7 +373,7 @@ def _is_clear(row: Estimate) -> bool:
     return row.p_adjusted is not None and row.p_adjusted < SIGNIFICANT
 
 
-def _turned(row: Estimate) -> Estimate:
+def turned(row: Estimate) -> Estimate:
     """Return the same difference, seen from the other arm."""
     turn = {"arm": row.against, "against": row.arm}
     for name, source in (("value", row.value), ("low", row.high), ("high", row.low)):
@@ -381,9 +381,10 @@ def _turned(row: Estimate) -> Estimate:
     return row.model_copy(update=turn)
 
 
-def _difference_row(row: Estimate, declared: Sequence[tuple[str, str]]) -> DifferenceRow:
+def difference_row(row: Estimate, declared: Sequence[tuple[str, str]]) -> DifferenceRow:
+    """Return a difference as printed; an undeclared one in positive sense."""
     if (row.arm, row.against) not in declared and (row.value or 0) < 0:
-        row = _turned(row)
+        row = turned(row)
     if row.p_adjusted is None:
         verdict = "not tested"
     elif not _is_clear(row):
@@ -403,7 +404,7 @@ def _tell(metric: str, rows: Sequence[Estimate], declared: Sequence[tuple[str, s
         key=lambda row: (-(row.value or 0), row.arm),
     )
     pairs = {(row.arm, row.against): row for row in rows if row.against}
-    pairs |= {(row.against, row.arm): _turned(row) for row in rows if row.against}
+    pairs |= {(row.against, row.arm): turned(row) for row in rows if row.against}
     best = means[0]
     unit = " %" if is_percent(metric) else ""
     told = LEADS[metric].format(

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ecg_llm import local, prompt, store
-from ecg_llm.config import NanoModelConfig
-from ecg_llm.contracts import Progress
+from ecg_llm.config import Adapter, NanoModelConfig
+from ecg_llm.contracts import Progress, Remark
 from ecg_llm.records import LETTERS, Training, digest
-from ecg_llm.train import jobs
+from ecg_llm.train import jobs, parallel
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 BOS, EOS, EOT, PAD = "<|begin|>", "<|end|>", "<|end_of_turn|>", "<|pad|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
@@ -33,7 +33,11 @@ A Llama of {parameters:,} parameters, trained from random weights on {tokens:,} 
 passages of one study. It exercises the chain of ECG-LLM on any machine. It knows no medicine and
 hardly any language: nothing it says, and no score it gets, means anything about medicine.
 """
-BLOCK, BATCH, LEARNING_RATE = 256, 8, 2e-3
+BLOCK = 256
+"""Tokens of an example."""
+TRAINING = Adapter(
+    method="full", batch=8, learning_rate=2e-3, weight_decay=0.01, packing=False, report_to=()
+)
 
 
 def build(
@@ -43,7 +47,8 @@ def build(
     seed: int,
     *,
     name: str = "nano",
-    progress: Progress | None = None,
+    progress: Progress = lambda done, total: None,
+    remark: Remark = lambda words: None,
 ) -> list[Training]:
     """Train tokenizer and model on these texts and return the logged steps.
 
@@ -56,17 +61,15 @@ def build(
     tokenizer = train_tokenizer(texts, settings)
     data = jobs.blocks(tokenizer, texts, min(BLOCK, settings.context), seed)
     model = random_model(tokenizer, settings, seed)
-    rows = jobs.pretrain(
-        model,
-        data,
-        place / "pretrain",
-        name=name,
-        seed=seed,
-        epochs=settings.tokens / sum(map(len, data)),
-        batch=BATCH,
-        learning_rate=LEARNING_RATE,
-        progress=progress,
+    from ecg_llm.train.trainer import Watching
+
+    epochs = settings.tokens / sum(len(block["input_ids"]) for block in data)
+    job = jobs.Job(
+        name, "pretrain", place / "pretrain", seed, epochs, TRAINING.learning_rate, 1, False
     )
+    watching = Watching(save_last=True, progress=progress, remark=remark)
+    with parallel.alone():
+        rows = jobs.train(model, tokenizer.pad_token_id, data, TRAINING, job, watching).rows
     result = place / "result"
     with local.quiet():
         model.save_pretrained(result)
@@ -115,11 +118,26 @@ def train_tokenizer(texts: Sequence[str], settings: NanoModelConfig) -> "PreTrai
     )
 
 
+def architecture(settings: NanoModelConfig, vocabulary: int) -> "LlamaConfig":
+    """Return the architecture of a nano model."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=settings.hidden,
+        intermediate_size=8 * settings.hidden // 3 // 16 * 16,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        max_position_embeddings=settings.context,
+        tie_word_embeddings=True,
+    )
+
+
 def random_model(
     tokenizer: "PreTrainedTokenizerBase", settings: NanoModelConfig, seed: int
 ) -> "PreTrainedModel":
     """Return a Llama with random weights that fits this tokenizer."""
-    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, set_seed
+    from transformers import GenerationConfig, LlamaForCausalLM, set_seed
 
     ends = [tokenizer.convert_tokens_to_ids(token) for token in (EOT, EOS)]
     special = {
@@ -128,18 +146,9 @@ def random_model(
         "pad_token_id": tokenizer.pad_token_id,
     }
     set_seed(seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=settings.hidden,
-            intermediate_size=8 * settings.hidden // 3 // 16 * 16,
-            num_hidden_layers=settings.layers,
-            num_attention_heads=settings.heads,
-            max_position_embeddings=settings.context,
-            tie_word_embeddings=True,
-            **special,
-        )
-    )
+    config = architecture(settings, len(tokenizer))
+    config.update(special)
+    model = LlamaForCausalLM(config)
     model.generation_config = GenerationConfig(**special)
     return model
 

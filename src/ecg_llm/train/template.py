@@ -1,10 +1,11 @@
 """Questions as training examples, and which of their tokens carry loss."""
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
+from ecg_llm import local
 from ecg_llm.contracts import Message, Task, UsageError
-from ecg_llm.local import chat_ids
 from ecg_llm.prompt import choice_reply, question_messages, target_reply
 from ecg_llm.records import Passage, Question
 
@@ -31,12 +32,15 @@ class Masked(NamedTuple):
         return [token if lost else -100 for token, lost in zip(*self, strict=True)]
 
 
-def example(question: Question, passages: Sequence[Passage] = ()) -> Example:
-    """Return the prompt that arms are asked with, byte for byte, and the reply to learn."""
+def example(question: Question, passages: Sequence[Passage] = (), reply: str = "") -> Example:
+    """Return the prompt that arms are asked with, byte for byte, and the reply to learn.
+
+    An empty `reply` stands for the question's own in its default form.
+    """
     task = Task(question, question.options, tuple(passages))
     return {
         "prompt": question_messages(task),
-        "completion": [{"role": "assistant", "content": target_reply(question)}],
+        "completion": [{"role": "assistant", "content": reply or target_reply(question)}],
     }
 
 
@@ -44,17 +48,12 @@ def loss_mask(tokenizer: "PreTrainedTokenizerBase", item: Example) -> Masked:
     """Return the tokens of an example; the reply and its end token carry loss, nothing else.
 
     Raises:
-        UsageError: the chat template writes the prompt differently once a reply follows.
+        UsageError: the chat template does not simply add the reply to the prompt.
     """
-    prompt = chat_ids(tokenizer, item["prompt"])
-    whole = chat_ids(tokenizer, [*item["prompt"], *item["completion"]], reply_follows=False)
-    if whole[: len(prompt)] != prompt:
-        raise UsageError(
-            "The model's chat template writes the prompt differently once a reply follows, so it "
-            "would be trained on other prompts than it is asked; give the tokenizer a template "
-            "that only adds the reply."
-        )
-    return Masked(whole, [0] * len(prompt) + [1] * (len(whole) - len(prompt)))
+    (reply,) = item["completion"]
+    turn = local.turn(tokenizer, item["prompt"], reply["content"])
+    learned = [*turn.reply, *turn.end]
+    return Masked(turn.prompt + learned, [0] * len(turn.prompt) + [1] * len(learned))
 
 
 def check(tokenizer: "PreTrainedTokenizerBase", ends: Sequence[int] = ()) -> Masked:
@@ -63,8 +62,8 @@ def check(tokenizer: "PreTrainedTokenizerBase", ends: Sequence[int] = ()) -> Mas
     `ends` are the tokens at which generation stops besides the tokenizer's own end token.
 
     Raises:
-        UsageError: two BOS tokens, a prompt that is no prefix of prompt and reply, or a reply
-            that no end token closes, so that the model would never learn to stop.
+        UsageError: two BOS tokens, a template that does not simply add the reply to the prompt,
+            or a reply that no end token closes, so that the model would never learn to stop.
     """
     chat: Example = {
         "prompt": [{"role": "user", "content": "What is a normal PR interval?"}],
@@ -72,14 +71,15 @@ def check(tokenizer: "PreTrainedTokenizerBase", ends: Sequence[int] = ()) -> Mas
     }
     masked = loss_mask(tokenizer, chat)
     bos = tokenizer.bos_token_id
-    if bos is not None and masked.ids.count(bos) > 1:
+    # Some models begin each turn with their BOS token: only two in a row are one too many.
+    if bos is not None and (bos, bos) in itertools.pairwise(masked.ids):
         raise UsageError("The model's chat template writes the BOS token twice; correct it.")
     stops = {tokenizer.eos_token_id, *ends} - {None}
     reply = [token for token, lost in zip(*masked, strict=True) if lost]
-    # Templates may put a line break after the end token.
-    if not stops & set(reply[-2:]):
+    if reply[-1] not in stops:
         raise UsageError(
-            "The model's chat template closes a reply with no end token, so a model trained with "
-            "it would never stop; add the EOS token to the template's assistant turn."
+            "The model's chat template closes a reply with no token that ends generation, so a "
+            "model trained with it would never stop; add the EOS token to the template's assistant "
+            "turn, or the token it closes with to eos_token_id in generation_config.json."
         )
     return masked
