@@ -22,7 +22,7 @@ demo: setup
 	$(BIN)/ecg-llm demo demo-study
 
 test: setup
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow

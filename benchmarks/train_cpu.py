@@ -9,8 +9,9 @@ bfloat16 (autocast) and in float32. A ladder leads from the published script to 
 rung, so that the gain has shares. Useful tokens are those of the examples: padding does not count.
 Each training is a process of its own, which warms up with a step and then trains an epoch; the
 rungs take turns in every round, and medians over the rounds are shown. Memory is the peak of the
-resident set above its level before the first step. First the loss and the gradient of a step are
-computed both ways and compared.
+resident set above its level before the first step. The operations of matrix products are counted
+beside, since they do not depend on what else the machine does. First the loss and the gradient of a
+step are computed both ways and compared.
 
 Needs `pip install trl`. Prints the tables, writes results/train_cpu.{json,md}; exit code 1 if a
 target is missed.
@@ -31,12 +32,13 @@ from typing import Any, NamedTuple
 
 import torch
 import training
+from torch.utils.flop_counter import FlopCounterMode
 from training import STEP, Figure, at_least, at_most
 
 from ecg_llm import config, local, pipeline, steps
 from ecg_llm.commands.init import make_demo
 from ecg_llm.records import Passage, Question
-from ecg_llm.train import batches, jobs, memory, nano, template, tune
+from ecg_llm.train import batches, memory, nano, template, tune
 from ecg_llm.train.batches import Item
 from ecg_llm.train.trainer import Feed
 
@@ -141,7 +143,7 @@ def plan(items: Sequence[Item], size: config.NanoModelConfig) -> memory.Plan:
 def measure(
     rung: str, precision: str, folder: Path, size: config.NanoModelConfig
 ) -> dict[str, float]:
-    """Train in this process and return tokens_per_s, and peak_mb above the level before."""
+    """Train in this process and return its speed, peak memory and operations."""
     items: list[Item] = json.loads((folder / "items.json").read_text())
     base = str(folder / "model")
     tokenizer = local.load_tokenizer(base)
@@ -170,8 +172,15 @@ def measure(
         level = resident("VmRSS")
         run(items[:STEP])
         seconds = run(items).seconds
+        peak = resident("VmHWM") - level
+        with FlopCounterMode(display=False) as counter:
+            run(items)
     tokens = sum(len(item["input_ids"]) for item in items)
-    return {"tokens_per_s": tokens / seconds, "peak_mb": (resident("VmHWM") - level) / 2**20}
+    return {
+        "tokens_per_s": tokens / seconds,
+        "peak_mb": peak / 2**20,
+        "mflop_per_token": counter.get_total_flops() / tokens / 1e6,
+    }
 
 
 def resident(what: str) -> int:
@@ -219,7 +228,7 @@ def agreement(folder: Path, items: Sequence[Item]) -> dict[str, float]:
     plain = [step[start : start + together] for start in range(0, STEP, together)]
     lengths = [len(item["input_ids"]) for item in items]
     cut = batches.micro_batches(step, lengths, 4, packed=False)
-    collator = batches.Collator(tokenizer.pad_token_id, False, jobs.takes_logits_to_keep(model))
+    collator = batches.Collator(tokenizer.pad_token_id, False, local.takes(model, "logits_to_keep"))
     loss, gradient = computed(plain, DataCollatorForTokenClassification(tokenizer), False)
     own_loss, own_gradient = computed(cut, collator, True)
     return {
@@ -311,7 +320,7 @@ def report(
     titles = ["training"]
     for precision in PRECISIONS:
         titles += [f"{precision}: tokens/s", "times published", "peak MB"]
-    rows = [(*titles, "bfloat16 / float32")]
+    rows = [(*titles, "bfloat16 / float32", "MFLOP/token")]
     for rung in (*LADDER, TRL):
         cells = [rung.change]
         for precision in PRECISIONS:
@@ -320,7 +329,9 @@ def report(
                 f"{times(runs, rung.name, 'published', precision):.2f}",
                 f"{middle(runs, rung.name, precision, 'peak_mb'):,.0f}",
             ]
-        rows.append((*cells, f"{found['bfloat16_over_float32'][rung.name]:.2f}"))
+        cells.append(f"{found['bfloat16_over_float32'][rung.name]:.2f}")
+        cells.append(f"{middle(runs, rung.name, 'float32', 'mflop_per_token'):.0f}")
+        rows.append(tuple(cells))
     gains = [("share of the gain", *(f"{precision}: times, share" for precision in PRECISIONS))]
     for what in found["shares"]["float32"]:
         cells = [found["shares"][precision][what] for precision in PRECISIONS]

@@ -30,11 +30,11 @@ def steps_of(name, losses):
 
 @pytest.fixture
 def folder(tmp_path):
-    store.write(tmp_path / "training.jsonl", steps_of("tuned", [2.0, 1.0, 1.5]))
-    sweep = [*steps_of("tuned-rank8", [2.0, 1.8]), *steps_of("tuned-rank16", [2.0, 1.2])]
-    store.write(tmp_path / "sweeps.jsonl", sweep)
+    losses = {"tuned": [2.0, 1.0, 1.5], "tuned-rank8": [2.0, 1.8], "tuned-rank16": [2.0, 1.2]}
+    for name, values in losses.items():
+        store.write(tmp_path / "parts/training" / f"{name}.jsonl", steps_of(name, values))
     store.write(
-        tmp_path / "retention.jsonl",
+        tmp_path / "parts/retention/tuned.jsonl",
         [
             Retention(adapter="tuned", question_id=f"q{i}", set="mmlu", kind="choice",
                       before=1.0, after=float(i > 2))

@@ -81,7 +81,10 @@ def main() -> None:
         console.say(f"ecg-llm: {error}")
         sys.exit(2 if isinstance(error, UsageError | MissingPackage) else 1)
     except OSError as error:
-        if debug or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        known = (
+            errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST,
+        )  # fmt: skip
+        if debug or error.errno not in known:
             raise
         what = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "cannot be written"
         console.say(
@@ -283,10 +286,10 @@ def train(
     for sentence in training.plans(study, settings, waiting):
         console.say(sentence)
     targets = [
-        f"retention/{name}" if name in settings.adapters else f"training/{name}"
+        f"training/{name}" if name in settings.swept else f"retention/{name}"
         for name in names or ()
     ]
-    for target in [*(targets or ["retention"]), *(["sweeps"] if sweep else [])]:
+    for target in [*(targets or ["training", "retention"]), *(["sweeps"] if sweep else [])]:
         _run(study, target, overrides, limit)
     found = training.summary(study, settings)
     if as_json:
@@ -598,11 +601,13 @@ def export(
     """Write a trained adapter for deployment, checked against the trained model."""
     from ecg_llm.commands import export as exporting
 
-    _, settings, models = _bound(study, None, None)
+    bound, settings, models = _bound(study, None, None)
     with _guarded(settings), console.progress(f"export {adapter}") as bar:
         made = exporting.export(
-            study, settings, models, adapter, folder, form, dtype, converter, bar.remark
+            bound, settings, models, adapter, folder, form, dtype, converter, bar.remark
         )
+    if stale := exporting.behind(bound, adapter):
+        console.say(stale)
     if as_json:
         console.figures({"folder": str(made.folder), **exporting.figures(made.verdict)})
         return
@@ -699,15 +704,19 @@ def _run(
     results = []
     with steps.locked(folder), _guarded(settings) as guard:
         for name in steps.needed(bound, target):
-            with console.progress(name) as bar:
-                result = steps.run(
-                    bound,
-                    name,
-                    progress=bar,
-                    remark=bar.remark,
-                    hosts=lambda: sorted(guard.contacted),
-                    retry=retry,
-                )
+            try:
+                with console.progress(name) as bar:
+                    result = steps.run(
+                        bound,
+                        name,
+                        progress=bar,
+                        remark=bar.remark,
+                        hosts=lambda: sorted(guard.contacted),
+                        retry=retry,
+                    )
+            except KeyboardInterrupt:
+                console.say("ecg-llm: stopped; the same command goes on from here.")
+                raise
             results.append(result)
             if not quiet or result.state == "unfinished":
                 console.say(_line(result))

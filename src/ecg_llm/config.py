@@ -28,7 +28,9 @@ FILE = "study.yaml"
 class Section(BaseModel):
     """A part of study.yaml."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class Documents(Section):
@@ -254,7 +256,7 @@ ModelConfig = Annotated[
 class Pretraining(Section):
     """Continued pretraining on the passages of train documents, before tuning."""
 
-    epochs: float = Field(default=0, ge=0)
+    epochs: float = Field(default=0, ge=0, le=1000)
     learning_rate: float | None = Field(default=None, gt=0)
     """Empty: that of the adapter."""
     replay: str = ""
@@ -317,7 +319,8 @@ ADAPTER_PRESETS: Mapping[str, Mapping[str, Any]] = {
 ADAPTER_ASIDE = frozenset(
     {"preset", "report_to", "save_steps", "micro_batch", "checkpointing", "packing"}
 )
-"""Settings of an adapter that do not decide its weights, but for the rounding of sums."""
+"""Settings of an adapter that do not decide its weights, but for the rounding of sums and the draw
+of dropout's masks."""
 
 
 class Adapter(Section):
@@ -333,10 +336,13 @@ class Adapter(Section):
     rank: int = Field(default=16, ge=1)
     alpha: int = Field(default=32, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    targets: (
+        Literal["all-linear"]
+        | Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+    ) = "all-linear"
     """Layers that get an adapter, by the end of their name; all-linear: all but the output
     layer."""
-    epochs: float = Field(default=2, gt=0)
+    epochs: float = Field(default=2, gt=0, le=1000)
     learning_rate: float = Field(default=2e-4, gt=0)
     schedule: str = "cosine"
     warmup: float = Field(default=0.03, ge=0, lt=1)
@@ -376,6 +382,8 @@ class Adapter(Section):
     def _start_from_preset(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
+        if isinstance(data.get("targets"), str) and data["targets"] != "all-linear":
+            data = {**data, "targets": [data["targets"]]}
         start = ADAPTER_PRESETS.get(data.get("preset") or "")
         if start is None:
             return data
@@ -393,15 +401,55 @@ class Sweep(Section):
     """Each line is a variant; a list of values in it gives one variant a value."""
 
     def variants(self, adapter: Adapter) -> dict[str, Adapter]:
-        """Return name -> adapter of each variant, like tuned-rank256-alpha128."""
-        made = {}
+        """Return name -> adapter of each variant, like tuned-rank256-alpha128.
+
+        Raises:
+            ValueError: a key is no setting of an adapter, or two variants have one name.
+        """
+        made: dict[str, Adapter] = {}
+        start = adapter.model_dump(exclude_unset=True)
         for line in self.settings:
-            values = [v if isinstance(v, list | tuple) else [v] for v in line.values()]
-            for chosen in itertools.product(*values):
+            if not line or any(value in ([], ()) for value in line.values()):
+                raise ValueError("each line of settings needs a setting with a value")
+            if "preset" in line:
+                raise ValueError("a preset cannot be varied; make an adapter of its own for it")
+            for chosen in itertools.product(*(_values(key, line[key]) for key in line)):
                 changed = dict(zip(line, chosen, strict=True))
-                name = "-".join([self.adapter, *(f"{k}{v}" for k, v in changed.items())])
-                made[name] = Adapter.model_validate(adapter.model_dump() | changed)
+                name = "-".join([self.adapter, *(_slug(key, changed[key]) for key in changed)])
+                variant = Adapter.model_validate(_merged(start, changed))
+                if made.setdefault(name, variant) != variant:
+                    raise ValueError(f"two variants would be named {name}; vary one thing a line")
         return made
+
+
+def _values(key: str, value: object) -> Sequence[object]:
+    """Return the values of a sweep's key; a list of names is one value where the setting is one."""
+    of_names = key in ("targets", "report_to") and isinstance(value, list)
+    if of_names and all(isinstance(name, str) for name in cast("list[object]", value)):
+        return [value]
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _slug(key: str, value: object) -> str:
+    """Return what a changed setting adds to a variant's name."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    words = re.sub(r"[^\w.+-]+", "_", "_".join(map(str, parts))).strip("_")
+    return f"{key.rpartition('.')[2]}{words}"
+
+
+def _merged(start: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with some changed; `mix.choice` is the key choice of the section mix."""
+    made = dict(start)
+    for key, value in changed.items():
+        first, dot, rest = key.partition(".")
+        inner = {rest: value} if dot else value
+        if isinstance(inner, Mapping):
+            if first not in ("mix", "pretrain"):
+                raise ValueError(f"{first} is no section of an adapter, but mix and pretrain are")
+            made[first] = _merged(made.get(first) or {}, inner)
+        else:
+            made[first] = inner
+    return made
 
 
 class Index(Section):
@@ -484,7 +532,7 @@ class Study(Section):
     title: str = "An ECG-LLM study"
     literature: str = "literature"
     """Folder of documents, relative to the study folder."""
-    seed: int = 20251018
+    seed: int = Field(default=20251018, ge=0, lt=2**32)
     documents: Documents = Documents()
     passages: Passages = Passages()
     questions: Questions = Questions()
@@ -500,16 +548,23 @@ class Study(Section):
 
     @cached_property
     def trained(self) -> dict[str, Adapter]:
-        """Every adapter by name, those of the sweeps among them."""
+        """Every adapter by name, those of the sweeps among them.
+
+        Raises:
+            ValueError: two of them have one name.
+        """
         found = dict(self.adapters)
-        for sweep in self.sweeps.values():
-            found |= sweep.variants(self.adapters[sweep.adapter])
+        for name, sweep in self.sweeps.items():
+            for variant, settings in sweep.variants(self.adapters[sweep.adapter]).items():
+                if found.setdefault(variant, settings) != settings or variant in self.adapters:
+                    raise ValueError(f"sweeps.{name}: there is another adapter named {variant}")
         return found
 
     @property
     def swept(self) -> set[str]:
-        """Return the names of the adapters that only sweeps have."""
-        return set(self.trained) - set(self.adapters)
+        """Return the names of the adapters that only sweeps have: no arm uses them."""
+        used = {arm.adapter for arm in self.arms.values()}
+        return set(self.trained) - set(self.adapters) - used
 
     @model_validator(mode="after")
     def _references_resolve(self) -> "Study":
@@ -520,6 +575,13 @@ class Study(Section):
                     f"sweeps.{name}.adapter names {sweep.adapter!r}, which is not in adapters"
                     + suggestion(sweep.adapter, list(self.adapters))
                 )
+            try:
+                sweep.variants(self.adapters[sweep.adapter])
+            except ValidationError as error:
+                problems = [_sentence(one, Adapter) for one in error.errors()]
+                raise ValueError(f"sweeps.{name}: " + " ".join(problems)) from None
+            except ValueError as error:
+                raise ValueError(f"sweeps.{name}: {error}") from None
         for name, arm in self.arms.items():
             wanted.append((f"arms.{name}.model", arm.model, self.models, "models"))
             if arm.adapter:
@@ -566,6 +628,19 @@ class Study(Section):
                 )
         if len(writers) > 1 and any(self.models[name].kind != "api" for name in writers):
             raise ValueError("questions.model: only models of kind api write side by side")
+        for name, adapter in self.trained.items():
+            base = self.models.get(adapter.model)
+            if name in self.models:
+                raise ValueError(f"adapters.{name}: a model has this name; give it another")
+            if isinstance(base, LocalModelConfig) and (
+                (adapter.method == "qlora") != (base.quantization == "nf4")
+            ):
+                bits = "4-bit" if adapter.method == "qlora" else "full"
+                raise ValueError(
+                    f"adapters.{name}: method {adapter.method} trains on {bits} weights, but "
+                    f"models.{adapter.model}.quantization is {base.quantization}, so it would be "
+                    f"asked on others; make the two agree"
+                )
         for name, arm in self.arms.items():
             if arm.adapter and self.trained[arm.adapter].model != arm.model:
                 raise ValueError(
@@ -573,8 +648,12 @@ class Study(Section):
                     f"but it was trained on {self.trained[arm.adapter].model!r}"
                 )
         for name in (*self.models, *self.trained, *self.arms, *self.scores.judges):
-            if not re.fullmatch(r"[\w.+-]+", name):
-                raise ValueError(f"{name!r}: names take letters, digits, '.', '_', '+' and '-'")
+            # They name folders: none may be that of another, or of its unfinished work.
+            if not re.fullmatch(r"\w[\w.+-]*", name) or name.endswith((".partial", ".failed")):
+                raise ValueError(
+                    f"{name!r}: names take letters, digits, '.', '_', '+' and '-', begin with a "
+                    "letter or digit, and do not end with .partial or .failed"
+                )
         return self
 
 
@@ -648,12 +727,13 @@ def _set(raw: dict[str, Any], override: str) -> None:
         raise UsageError(f"--set {override}: {value!r} is not a YAML value.") from error
 
 
-def _sentence(problem: Any) -> str:
+def _sentence(problem: Any, root: type[Section] | None = None) -> str:
     """Return one line of a pydantic error as a sentence, with the nearest known key."""
     places = [str(place) for place in problem["loc"]]
     where = ".".join(places)
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {where}{suggestion(places[-1], _known_keys(problem['loc'][:-1]))}"
+        known = _known_keys(problem["loc"][:-1], root or Study)
+        return f"unknown key {where}{suggestion(places[-1], known)}"
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"]).rstrip(".") + "."
     if "passwords" in places:
@@ -661,9 +741,9 @@ def _sentence(problem: Any) -> str:
     return f"{where}: {problem['msg']} (got {problem['input']!r})."
 
 
-def _known_keys(location: Sequence[str | int]) -> list[str]:
-    """Return the field names of the section at this place of study.yaml."""
-    section: type[BaseModel] | None = Study
+def _known_keys(location: Sequence[str | int], root: type[BaseModel]) -> list[str]:
+    """Return the field names of the section at this place, seen from a root."""
+    section: type[BaseModel] | None = root
     for place in location:
         if place in _ENTRIES:
             section = _ENTRIES[str(place)]

@@ -1,6 +1,7 @@
 """Open weights in this process: the replies and likelihoods of a model, or of base+adapter."""
 
 import gc
+import inspect
 import os
 import re
 import warnings
@@ -34,6 +35,13 @@ DIGESTED = 2**30
 """Bytes of weights that are read once more to see that they are those an adapter was trained on."""
 CPU_TOKENS = 2048
 """Padded tokens of a batch on a CPU: longer prompts are slower together than one by one."""
+READING = 2**30
+"""Bytes that replies read together may take besides the weights; a single one may take more."""
+LOGIT_BYTES = 6
+"""Bytes of a logit at the peak: 16 bits and a copy in float32, which training's autocast makes, or
+float32 and what softcapping needs."""
+PIECE = 2**24
+"""Logits that are normalised at once, in float32."""
 SETTLED = {
     "enable_thinking": "{% set enable_thinking = false %}",
     "strftime_now": "{% macro strftime_now(form) %}{{ form | replace('%d', '26')"
@@ -46,7 +54,11 @@ of today's."""
 HARMLESS = (
     "`is_gradient_checkpointing` is deprecated",  # peft 0.21 still asks transformers 5.23 so
     "Model has `tie_word_embeddings=True` and a tied layer",  # matters only to who merges
+    r"The following \w+_pattern keys did not match",  # experts' are followed all the same
 )
+
+
+AGAIN = "remove that folder and train again with: ecg-llm train"
 
 
 class LocalModel:
@@ -199,9 +211,11 @@ class LocalModel:
             if group and not held.too_long(len(prompt), max(len(reply) for reply in group))
         ]
         for chosen in self._batches(left, prompts, held):
-            made = _read(held, [prompts[i] for i in chosen], [replies[i] for i in chosen])
-            for i, row in zip(chosen, made, strict=True):
-                found[i] = row
+            for part in _portions(held, chosen, prompts, replies):
+                some = [replies[i][start:end] for i, start, end in part]
+                made = _read(held, [prompts[i] for i, _, _ in part], some)
+                for (i, _, _), row in zip(part, made, strict=True):
+                    found[i] += row
         return found
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -224,10 +238,11 @@ class LocalModel:
     ) -> Iterator[list[int]]:
         """Cut the rows, in their order, into batches; long prompts go alone on a CPU."""
         tokens = CPU_TOKENS if held.model.device.type == "cpu" else 10**9
+        most = self.batch if may_pad(held.model) else 1
         chosen: list[int] = []
         for row in rows:
             longest = max(len(ids[other]) for other in (*chosen, row))
-            if chosen and (len(chosen) == self.batch or longest * (len(chosen) + 1) > tokens):
+            if chosen and (len(chosen) == most or longest * (len(chosen) + 1) > tokens):
                 yield chosen
                 chosen = []
             chosen.append(row)
@@ -251,30 +266,11 @@ class LocalModel:
             else:
                 model = load_model(self.path_or_id, self.revision, dtype, self.quantization)
                 if self.adapter is not None:
-                    self._check_base(self.adapter)
+                    check_base(self.path_or_id, self.adapter, self._weights)
                     model = load_adapter(model, self.adapter).get_base_model()
             self._tokenizer = tokenizer
             self._held = Held(model.eval(), tokenizer, end_ids(model, tokenizer), context(model))
         return self._held
-
-    def _check_base(self, adapter: Path) -> None:
-        """Raise where the adapter was trained on other weights of the same shape.
-
-        Weights on this machine are known by a digest of their files. It is compared where the name
-        needed it anyway or the files are small, not at the price of reading them twice.
-        """
-        place = Path(self.path_or_id)
-        trained_on = str((store.read_json(adapter / RECORD) or {}).get("base_weights", ""))
-        if not place.is_dir() or not re.fullmatch("[0-9a-f]{12}", trained_on):
-            return
-        size = sum(file.stat().st_size for file in place.glob("*.safetensors"))
-        known = self._weights or (weights_digest(place) if size <= DIGESTED else trained_on)
-        if known != trained_on:
-            raise UsageError(
-                f"The adapter in {adapter} was trained on other weights than those in {place} "
-                f"({trained_on}, not {known}); take the base that it was trained on, or train it "
-                f"again."
-            )
 
 
 class Read(NamedTuple):
@@ -364,7 +360,6 @@ def load_model(
             revision=revision,
             dtype=dtype,
             quantization_config=options,
-            attn_implementation="sdpa",
             device_map={"": int(os.environ.get("LOCAL_RANK", "0"))}
             if on_gpu and torch.cuda.is_available()
             else None,
@@ -387,16 +382,46 @@ def skeleton(path_or_id: str, revision: str) -> "PreTrainedModel":
 
 def _causal_config(path_or_id: str, revision: str) -> "PreTrainedConfig":
     from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto import modeling_auto as known
 
     with _loading(path_or_id):
         settings = AutoConfig.from_pretrained(path_or_id, revision=revision)
-    if not set(settings.architectures or ()) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
+    writes = set(settings.architectures or ()) & set(
+        known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    )
+    # Decoders that were made to follow an encoder, and encoders that see what comes.
+    half = settings.model_type in known.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    sees_ahead = settings.model_type in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(
+        settings, "is_decoder", True
+    )
+    if not writes or half or sees_ahead:
         made = ", ".join(settings.architectures or ()) or "of an unnamed architecture"
         raise UsageError(
             f"{path_or_id} is {made}, not a causal language model; choose one that writes text."
         )
     return settings
+
+
+def check_base(path_or_id: str, adapter: Path, digest: str = "") -> None:
+    """Raise where the adapter was trained on other weights of the same shape.
+
+    Weights on this machine are known by a digest of their files. It is compared where the name
+    needed it anyway or the files are small, not at the price of reading them twice.
+
+    Raises:
+        UsageError: they are others.
+    """
+    place = Path(path_or_id)
+    trained_on = str((store.read_json(adapter / RECORD) or {}).get("base_weights", ""))
+    if not place.is_dir() or not re.fullmatch("[0-9a-f]{12}", trained_on):
+        return
+    size = sum(file.stat().st_size for file in place.glob("*.safetensors"))
+    known = digest or (weights_digest(place) if size <= DIGESTED else trained_on)
+    if known != trained_on:
+        raise UsageError(
+            f"The adapter in {adapter} was trained on other weights than those in {place} "
+            f"({trained_on}, not {known}); take the base that it was trained on, or {AGAIN}."
+        )
 
 
 def load_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
@@ -409,11 +434,11 @@ def load_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
     from safetensors import SafetensorError, safe_open
 
     if not (folder / "adapter_config.json").is_file():
-        raise UsageError(f"{folder} holds no adapter; train it again with: ecg-llm train")
+        raise UsageError(f"{folder} holds no adapter; {AGAIN}.")
     misfit = (
         f"The adapter in {folder} was trained for another model than "
         f"{model.config.name_or_path}: its layers have other names or sizes; take the base that "
-        f"it was trained on, or train it again."
+        f"it was trained on, or {AGAIN}."
     )
     try:
         with quiet(), warnings.catch_warnings():
@@ -601,46 +626,193 @@ def _reply(held: Held, tokens: Sequence[int], tokens_in: int) -> Reply:
     return Reply(text, "ok", "", tokens_in, end + 1)
 
 
+def takes(model: "PreTrainedModel | PeftModel", argument: str) -> bool:
+    """Return whether the model's forward pass knows this argument by name."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return argument in inspect.signature(type(inner).forward).parameters
+
+
+def may_pad(model: "PreTrainedModel | PeftModel") -> bool:
+    """Return whether a prompt may stand beside a longer one, filled up on the left.
+
+    A model that is not told the positions may take the padding for text, as RWKV does; MiniMax
+    does so from the second token that it writes.
+    """
+    return takes(model, "position_ids") and model.config.model_type != "minimax"
+
+
+def may_pack(model: "PreTrainedModel | PeftModel") -> bool:
+    """Return whether examples in one row might be kept apart by where positions start anew.
+
+    Without positions, or with a state that is carried from token to token, one example reaches
+    into the next: often by so little that comparing what is computed does not show it.
+    """
+    return takes(model, "position_ids") and _shares_prompts(model)
+
+
+def beside_text(model: "PreTrainedModel") -> str:
+    """Return a pattern of the names of modules that text never reaches, such as an image encoder's.
+
+    Empty where there are none. It is what LoraConfig takes as `exclude_modules`.
+    """
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    names = {module: name for name, module in model.named_modules()}
+    inside = names.get(decoder)
+    if not inside or not hasattr(model.config, "text_config"):
+        return ""
+    return rf"(?!{re.escape(inside)}\.|{re.escape(names.get(head, inside))}$).*"
+
+
+def _shares_prompts(model: "PreTrainedModel | PeftModel") -> bool:
+    """Return whether what a model keeps of a prompt can be handed to several replies.
+
+    That is keys and values; the states of recurrent layers and convolutions cannot be chosen from
+    a batch, and some take up no more than one token at a time.
+    """
+    from transformers import cache_utils as known
+
+    plain = (known.DynamicLayer, known.DynamicSlidingWindowLayer, known.DummyLayer)
+    try:
+        layers = known.DynamicCache(config=model.config).layers
+    except (AttributeError, KeyError, ValueError):
+        return False  # the model brings a cache of its own
+    return takes(model, "past_key_values") and all(type(layer) in plain for layer in layers)
+
+
+def _portions(
+    held: Held,
+    rows: Sequence[int],
+    prompts: Sequence[Sequence[int]],
+    replies: Sequence[Sequence[Sequence[int]]],
+) -> Iterator[list[tuple[int, int, int]]]:
+    """Cut the replies to these prompts, in order, so that reading takes at most READING bytes.
+
+    A portion is of (row, first of its replies, end of its replies).
+    """
+    shares = _shares_prompts(held.model)
+    logits = LOGIT_BYTES * held.model.config.get_text_config().vocab_size
+    cached = _cached_bytes(held.model) if shares else 0
+    together = shares or may_pad(held.model)
+    part: list[tuple[int, int, int]] = []
+    count = prompt = reply = 0
+    for row in rows:
+        for place, text in enumerate(replies[row]):
+            prompt, reply = max(prompt, len(prompts[row])), max(reply, len(text))
+            size = (count + 1) * (reply * logits + (prompt + reply) * cached)
+            if part and (size > READING or not together):
+                yield part
+                part, count, prompt, reply = [], 0, len(prompts[row]), len(text)
+            if part and part[-1][0] == row:
+                part[-1] = (row, part[-1][1], place + 1)
+            else:
+                part.append((row, place, place + 1))
+            count += 1
+    if part:
+        yield part
+
+
+def _cached_bytes(model: "PreTrainedModel") -> int:
+    """Return the bytes of the keys and values of a token, in all layers."""
+    settings = model.config.get_text_config()
+    heads = settings.num_attention_heads
+    size = getattr(settings, "head_dim", None) or settings.hidden_size // heads
+    kept = getattr(settings, "num_key_value_heads", None) or heads
+    return int(2 * model.dtype.itemsize * settings.num_hidden_layers * kept * size)
+
+
 def _read(
     held: Held, prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Sequence[int]]]
 ) -> list[list[Read]]:
-    """Return the replies of one batch as read: each prompt once, then shared by its group."""
+    """Return the replies of one batch as read."""
+    import torch
+
+    texts = [text for group in groups for text in group]
+    with torch.inference_mode():
+        if _shares_prompts(held.model):
+            chosen, likeliest = _read_once(held, prompts, groups)
+        else:
+            starts = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group]
+            chosen, likeliest = _read_whole(held, starts, texts)
+    reads = (
+        Read(logprobs[: len(text)], best[: len(text)])
+        for text, logprobs, best in zip(texts, chosen.tolist(), likeliest.tolist(), strict=True)
+    )
+    return [[next(reads) for _ in group] for group in groups]
+
+
+def _read_once(
+    held: Held, prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Sequence[int]]]
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Return `_scores` of the replies; each prompt is computed once and shared by its group."""
     import torch
 
     rows = [i for i, group in enumerate(groups) for _ in group]
-    texts = [text for group in groups for text in group]
     inputs, mask = _padded(prompts, held, side="left")
-    with torch.inference_mode():
-        read = held.model(
-            input_ids=inputs,
-            attention_mask=mask,
-            position_ids=_positions(mask),
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        targets, lengths = _padded(texts, held, side="right")
-        logits = read.logits[rows]
-        if targets.shape[1] > 1:
-            cache = read.past_key_values
-            cache.batch_select_indices(torch.tensor(rows, device=inputs.device))
-            seen = torch.cat([mask[rows], lengths[:, :-1]], dim=1)
-            rest = held.model(
-                input_ids=targets[:, :-1],
-                attention_mask=seen,
-                position_ids=_positions(seen)[:, mask.shape[1] :],
-                past_key_values=cache,
-                use_cache=True,
-            )
-            logits = torch.cat([logits, rest.logits], dim=1)
-        logits = logits[:, : targets.shape[1]].float()
-        chosen = logits.gather(2, targets.unsqueeze(2)).squeeze(2) - logits.logsumexp(2)
-        likeliest = logits.argmax(2)
-    found: list[list[Read]] = [[] for _ in prompts]
-    for row, text, logprobs, best in zip(
-        rows, texts, chosen.tolist(), likeliest.tolist(), strict=True
-    ):
-        found[row].append(Read(logprobs[: len(text)], best[: len(text)]))
-    return found
+    targets, lengths = _padded([text for group in groups for text in group], held, side="right")
+    read = held.model(
+        input_ids=inputs,
+        attention_mask=mask,
+        position_ids=_positions(mask),
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    cache = read.past_key_values
+    first = _scores(read.logits[:, -1][rows].unsqueeze(1), targets[:, :1])
+    del read  # the logits, of every token where the model does not take logits_to_keep
+    if targets.shape[1] < 2:
+        return first
+    cache.batch_select_indices(torch.tensor(rows, device=inputs.device))
+    seen = torch.cat([mask[rows], lengths[:, :-1]], dim=1)
+    rest = held.model(
+        input_ids=targets[:, :-1],
+        attention_mask=seen,
+        position_ids=_positions(seen)[:, mask.shape[1] :],
+        past_key_values=cache,
+        use_cache=True,
+    )
+    second = _scores(rest.logits, targets[:, 1:])
+    return torch.cat([first[0], second[0]], dim=1), torch.cat([first[1], second[1]], dim=1)
+
+
+def _read_whole(
+    held: Held, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Return `_scores` of the replies, each computed with a prompt of its own."""
+    import torch
+
+    targets, _ = _padded(texts, held, side="right")
+    width = targets.shape[1]
+    # Each prompt ends in the same place, and its reply is filled up after it, where no token of it
+    # looks: so the logits of all replies are the same last ones.
+    inputs, mask = _padded(prompts, held, side="left")
+    seen = torch.cat([mask, torch.ones_like(targets)], dim=1)[:, : inputs.shape[1] + width - 1]
+    read = held.model(
+        input_ids=torch.cat([inputs, targets], dim=1)[:, : seen.shape[1]],
+        attention_mask=seen,
+        position_ids=_positions(seen),
+        use_cache=False,
+        logits_to_keep=width,
+    )
+    return _scores(read.logits[:, -width:], targets)
+
+
+def _scores(logits: "torch.Tensor", targets: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
+    """Return the log-probability of each target and the likeliest token in its place.
+
+    `logits` are (rows, tokens, vocabulary), what comes back (rows, tokens). They are normalised
+    piece by piece, so that no second array of their size is made.
+    """
+    import torch
+
+    size = max(1, PIECE // logits.shape[2])
+    chosen, likeliest = [], []
+    for row, wanted in zip(logits, targets, strict=True):
+        for some, token in zip(row.split(size), wanted.split(size), strict=True):
+            piece = some.float()
+            found = piece.gather(1, token.unsqueeze(1)).squeeze(1)
+            chosen.append(found - piece.logsumexp(1))
+            likeliest.append(piece.argmax(1))
+    return torch.cat(chosen).view_as(targets), torch.cat(likeliest).view_as(targets)
 
 
 def _padded(
@@ -649,7 +821,7 @@ def _padded(
     """Return tokens and mask, both (sequences, longest), on the model's device."""
     import torch
 
-    width = max(len(row) for row in ids)
+    width = max(1, *(len(row) for row in ids))
     tokens = torch.full((len(ids), width), held.tokenizer.pad_token_id)
     mask = torch.zeros_like(tokens)
     for i, row in enumerate(ids):
@@ -699,10 +871,12 @@ def quiet() -> Iterator[None]:
 @contextmanager
 def _loading(path_or_id: str) -> Iterator[None]:
     """Turn what can go wrong in loading a model into one sentence."""
+    from safetensors import SafetensorError
+
     try:
         with quiet():
             yield
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(
             f"{path_or_id} cannot be loaded as a language model ({why[:200]}); give a folder with "

@@ -55,6 +55,10 @@ if TYPE_CHECKING:
     from ecg_llm.local import LocalModel
     from ecg_llm.train.tune import Material
 
+WORDING = (
+    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json",
+    "config.json",
+)  # fmt: skip
 RETENTION_LIMIT = 200
 """Questions of an outside set and kind, at most, that show what an adapter forgot."""
 
@@ -269,6 +273,7 @@ def _training_steps(study: config.Study, models: "Models") -> list[Step]:
     for name, adapter in study.trained.items():
         base = study.models[adapter.model]
         needs = (f"training/{adapter.model}",) if base.kind == "nano" else ()
+        replay = [models.folder / place for place in [adapter.pretrain.replay] if place]
         found.append(
             Step(
                 f"training/{name}",
@@ -276,10 +281,11 @@ def _training_steps(study: config.Study, models: "Models") -> list[Step]:
                 f"parts/training/{name}.jsonl",
                 Training,
                 inputs=("passages", "splits", "questions", "variants", *needs),
-                files=(models.folder / adapter.pretrain.replay,) if adapter.pretrain.replay else (),
+                files=(*models.wording(adapter.model), *replay),
                 parameters={
                     **adapter.model_dump(mode="json", exclude=set(config.ADAPTER_ASIDE)),
                     "base": _identity(study, adapter.model),
+                    "weights": models.fingerprint(adapter.model),
                     "kinds_of_passages": study.passages.kinds,
                     "prompts": prompt.version("open", "choice", "context", "passages"),
                     "seed": study.seed,
@@ -309,7 +315,8 @@ def _retention_steps(study: config.Study, models: "Models") -> list[Step]:
                 "seed": study.seed,
             },
         )
-        for name, adapter in study.adapters.items()
+        for name, adapter in study.trained.items()
+        if name not in study.swept
     ]
     return [*found, _joined("retention", Retention, found)]
 
@@ -332,10 +339,12 @@ def _answer_steps(study: config.Study, models: "Models") -> list[Step]:
                 f"parts/answers/{name}.jsonl",
                 Answer,
                 inputs=tuple(needs),
+                files=models.wording(arm.model),
                 parameters={
                     **study.answers.model_dump(mode="json"),
                     **arm.model_dump(mode="json"),
                     "model": _identity(study, arm.model),
+                    "weights": models.fingerprint(arm.model),
                     "index": study.index.model_dump(mode="json") if arm.retrieve else None,
                     "prompts": prompt.version("open", "choice", "context", "passages"),
                     "seed": study.seed,
@@ -690,7 +699,7 @@ def measure_retention(
     """Ask base and adapter the imported questions that lie outside the corpus."""
     from ecg_llm.train import retention
 
-    base = study.adapters[name].model
+    base = study.trained[name].model
     yield from retention.retention(
         name,
         lambda: models.local(base),
@@ -894,6 +903,25 @@ class Models:
             inside = self.folder / settings.id
             return str(inside) if inside.is_dir() else settings.id
         return str(self.folder / "models" / name)
+
+    def wording(self, name: str) -> tuple[Path, ...]:
+        """Return the files that decide the tokens a model in a folder is shown and ends with."""
+        settings = self.study.models[name]
+        if not isinstance(settings, config.LocalModelConfig):
+            return ()
+        folder = Path(self.source(name))
+        return tuple(folder / file for file in WORDING if (folder / file).is_file())
+
+    def fingerprint(self, name: str) -> str:
+        """Return what changes with the weights of a model in a folder: their sizes and ends.
+
+        Hashing the whole of them at every command would take minutes.
+        """
+        settings = self.study.models[name]
+        folder = Path(self.source(name))
+        if not isinstance(settings, config.LocalModelConfig) or not folder.is_dir():
+            return ""
+        return store.ends_digest(sorted(folder.glob("*.safetensors")))
 
     def chat(self, name: str, adapter: str = "") -> ChatModel:
         """Return the chat model of this entry, with an adapter if one is named."""

@@ -125,7 +125,7 @@ def test_a_job_without_validation_has_its_loss_alone():
     text = page(nano)
     assert text.count("<svg") == 1
     (row,) = cells(text, "Job", "Phase")
-    assert row == ["nano", "continued pretraining", "3", "–", "no", "3", "3.000", "–", "–"]
+    assert row == ["nano", "pretraining", "3", "–", "no", "3", "3.000", "–", "–"]
     assert cells(text, "Adapter", "On") is None
     assert cells(text, "", "ecg") is None
 

@@ -1,3 +1,4 @@
+import random
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,22 @@ def test_padding_is_little_where_neighbours_in_length_stand_together() -> None:
     packed = batches.micro_batches(range(8), lengths, 2, packed=True)
     tokens = [sum(lengths[i] for i in part) for part in packed]
     assert max(tokens) - min(tokens) <= 5
+
+
+def test_a_step_is_cut_where_least_is_padded_and_no_part_is_larger_than_planned() -> None:
+    lengths = [150] * 3 + [60] * 9 + [30] * 4
+    cut = batches.micro_batches(range(16), lengths, 4, packed=False)
+    areas = [len(part) * max(lengths[i] for i in part) for part in cut]
+    assert sum(areas) == sum(lengths), "nothing need be padded here"
+    assert max(areas) <= 4 * 150
+    chance = random.Random(1)
+    for _ in range(50):
+        some = [chance.randint(5, 200) for _ in range(chance.randint(1, 24))]
+        parts = chance.randint(1, 6)
+        made = [p for p in batches.micro_batches(range(len(some)), some, parts, packed=False) if p]
+        assert sorted(chain(*made)) == list(range(len(some)))
+        limit = -(-len(some) // parts) * max(some)
+        assert max(len(part) * max(some[i] for i in part) for part in made) <= limit
 
 
 def test_a_model_that_would_let_packed_examples_see_each_other_is_found(

@@ -1,9 +1,10 @@
+import gc
 import json
 import re
 import shutil
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import families
 import pytest
@@ -13,9 +14,9 @@ import torch
 import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from ecg_llm import cli, config, local, pipeline, store
+from ecg_llm import cli, config, local, pipeline, steps, store
 from ecg_llm.commands import export as commands
 from ecg_llm.contracts import Decoding, StepError, UsageError
 from ecg_llm.local import LocalModel
@@ -164,6 +165,62 @@ def test_what_vllm_cannot_load_is_a_sentence(tiny: Path, tmp_path: Path) -> None
         make(dora, "adapter", tmp_path / "out", dtype="bfloat16")
     with pytest.raises(UsageError, match="there is no adapter; export it with --form merged"):
         make(dora._replace(method="full"), "adapter", tmp_path / "out")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_gpu_merges_in_the_precision_that_is_written(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, dtype: Literal["float32", "bfloat16"]
+) -> None:
+    source = Source("whole", str(tiny), "", tiny, "full")
+    exact = export.merge(source).state_dict()["model.embed_tokens.weight"]
+    load = local.load_model
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(local, "load_model", lambda *given: load(*given, on_gpu=False))
+    merged = export.merge(source, dtype)
+    assert merged.dtype == getattr(torch, dtype)
+    found = merged.state_dict()["model.embed_tokens.weight"]
+    assert torch.equal(found, exact.to(merged.dtype))
+    assert torch.equal(found.float(), exact) == (dtype == "float32")
+
+
+@pytest.mark.parametrize(("dtype", "written"), [("", "bfloat16"), ("float32", "float32")])
+def test_a_whole_model_is_stored_as_its_base_was(
+    tiny: Path, tmp_path: Path, dtype: Literal["", "float32"], written: str
+) -> None:
+    """Though it was trained in float32."""
+    base, folder = tmp_path / "base", tmp_path / "full"
+    with local.quiet():
+        AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.bfloat16).save_pretrained(base)
+        AutoTokenizer.from_pretrained(tiny).save_pretrained(base)
+    shutil.copytree(tiny, folder)
+    source = Source("whole", str(base), "", folder, "full")
+    measured = export.trained(source, lambda: tiny_adapters.probes(4))
+    facts = card.Facts({"name": "w"})
+    made = export.export(source, "merged", tmp_path / "out", measured, facts, dtype=dtype)
+    assert AutoConfig.from_pretrained(made.folder).dtype == getattr(torch, written)
+
+
+def test_one_model_is_in_memory_at_a_time(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def models() -> int:
+        return sum(type(held) is LlamaForCausalLM for held in gc.get_objects())
+
+    gc.collect()
+    before, seen, gate = models(), [], export._gate
+
+    def counted(*given: Any, **more: Any) -> Any:
+        seen.append(models() - before)
+        return gate(*given, **more)
+
+    monkeypatch.setattr(export, "_gate", counted)
+    gc.disable()  # as chance may have it
+    try:
+        make(source, "merged", tmp_path / "out")
+        assert seen == [1, 0], "the merged one, and none before its copy is loaded"
+        assert models() == before
+    finally:
+        gc.enable()
 
 
 @pytest.mark.slow
@@ -466,10 +523,12 @@ def test_a_server_is_asked_anew_each_time(folder: Path) -> None:
 )
 def test_a_wrong_call_is_a_sentence(folder: Path, changed: dict[str, str], problem: str) -> None:
     settings = config.load(folder)
+    models = pipeline.Models(settings, folder)
+    bound = steps.bind(folder, pipeline.study_steps(settings, folder, models))
     values = {"name": "tuned", "form": "merged", "dtype": "", **changed}
     with pytest.raises(UsageError, match=problem):
         commands.export(
-            folder, settings, pipeline.Models(settings, folder), values["name"], None,
+            bound, settings, models, values["name"], None,
             values["form"], values["dtype"], None,
         )  # fmt: skip
 
@@ -480,7 +539,8 @@ def test_an_adapter_without_a_record_is_measured_on_the_study(folder: Path) -> N
     models = pipeline.Models(settings, folder)
     with pytest.raises(UsageError, match=r"holds no parity\.json"):
         commands.compare(folder, settings, models, "tuned", "")
-    made = commands.export(folder, settings, models, "tuned", None, "adapter", "", None)
+    bound = steps.bind(folder, pipeline.study_steps(settings, folder, models))
+    made = commands.export(bound, settings, models, "tuned", None, "adapter", "", None)
     assert made.verdict.probes == len(here.TRAIN) + len(here.VAL)
     assert made.verdict.checks[-1].value == f"0 of {len(here.VAL) + 16}"
 

@@ -1,4 +1,5 @@
 import contextlib
+import itertools
 import json
 import weakref
 from pathlib import Path
@@ -13,8 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import (
     AutoModelForCausalLM,
+    DeepseekV3Config,
+    Gemma2Config,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
     GPT2Config,
+    GptOssConfig,
     LlamaConfig,
     MixtralConfig,
     PreTrainedConfig,
@@ -55,7 +61,29 @@ CONFIGS: dict[str, PreTrainedConfig] = {
         embd_pdrop=0,
         attn_pdrop=0,
     ),
+    "gemma2": Gemma2Config(**SMALL, head_dim=32, attn_implementation="eager"),
     "mixtral": MixtralConfig(**SMALL, num_local_experts=4, num_experts_per_tok=2),
+    "gpt-oss": GptOssConfig(
+        **SMALL,
+        head_dim=32,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        attn_implementation="eager",
+    ),
+    "deepseek": DeepseekV3Config(
+        **SMALL | {"num_key_value_heads": 4},
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=64,
+        n_group=1,
+        topk_group=1,
+        q_lora_rank=8,
+        kv_lora_rank=8,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=8,
+        v_head_dim=16,
+        first_k_dense_replace=1,
+    ),
 }
 GIB = 2**30
 
@@ -99,8 +127,13 @@ def test_weights_in_4_bit_take_what_they_take(llama_8b: Shape) -> None:
     assert 5.5 < found["weights"] / GIB < 6
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen", "gemma", "gpt2"])
-@pytest.mark.parametrize("method", ["lora", "dora"])
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [
+        *itertools.product(["llama", "qwen", "gemma", "gpt2"], ["lora", "dora"]),
+        *itertools.product(["mixtral", "gpt-oss", "deepseek"], ["lora"]),
+    ],
+)
 def test_counts_what_peft_trains(family: str, method: str, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_config(CONFIGS[family])
     fan = {"fan_in_fan_out": True} if family == "gpt2" else {}
@@ -114,6 +147,27 @@ def test_counts_what_peft_trains(family: str, method: str, tmp_path: Path) -> No
         tuned = get_peft_model(model, adapter)
     trained = memory.trained_parameters(shape, Adapter(method=method, rank=3))
     assert trained == tuned.num_parameters(only_trainable=True)
+
+
+def test_an_image_encoder_gets_no_adapter() -> None:
+    text = SMALL | {"head_dim": 32}
+    sight = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+             "num_attention_heads": 2, "image_size": 28, "patch_size": 14}  # fmt: skip
+    model = Gemma3ForConditionalGeneration(
+        Gemma3Config(text_config=text, vision_config=sight, mm_tokens_per_image=4)
+    )
+    shape = memory.shape_of_model(model)
+    assert len(shape.linears) == 3 * 7, "the blocks of the text alone"
+    adapter = LoraConfig(
+        r=3, target_modules="all-linear", exclude_modules=local.beside_text(model),
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
+    with local.quiet():
+        tuned = get_peft_model(model, adapter)
+    trained = memory.trained_parameters(shape, Adapter(rank=3))
+    assert trained == tuned.num_parameters(only_trainable=True)
+    tuned(input_ids=torch.tensor([[5, 6, 7]]), labels=torch.tensor([[5, 6, 7]])).loss.backward()
+    assert all(p.grad is not None for p in tuned.parameters() if p.requires_grad)
 
 
 class Held(TorchDispatchMode):
@@ -160,7 +214,7 @@ def peak(
     checkpointing: bool,
 ) -> tuple[int, Shape]:  # fmt: skip
     """The most bytes of tensors that the second of two micro-batches of a later step held."""
-    settings._attn_implementation = "sdpa"
+    settings._attn_implementation = settings._attn_implementation or "sdpa"
     bf16 = adapter.precision == "bfloat16"
     with Held() as held, local.quiet():
         model = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
@@ -202,6 +256,10 @@ def peak(
         ("qwen", {"method": "full"}),
         ("gemma", {"precision": "bfloat16"}),
         ("gpt2", {"method": "full"}),
+        ("gemma2", {}),
+        ("gemma2", {"precision": "bfloat16"}),
+        ("mixtral", {}),
+        ("mixtral", {"precision": "bfloat16"}),
     ],
 )
 def test_the_estimate_is_near_what_tensors_take(
@@ -230,6 +288,31 @@ def test_the_estimate_is_near_what_a_real_shape_takes(checkpointing: bool, llama
     )  # fmt: skip
     assert shape == llama_8b
     assert 0.9 < tensors(parts) / measured < 1.15
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_reading_replies_stays_below_its_limit(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """Whatever the batch, with a large vocabulary, long replies and prompts with many of them."""
+    wide = LlamaConfig(**SMALL | {"vocab_size": 32_000}, eos_token_id=1)
+    tokenizer = local.load_tokenizer(str(tiny))
+    model = AutoModelForCausalLM.from_config(wide, dtype=dtype).eval()
+    reader = local.LocalModel.around(model, tokenizer, batch=8)
+    prompts = [[5 + i] * (20 + i) for i in range(8)]
+    replies = [[[7 + i + j] * (30 - j) for j in range(1 + 3 * (i % 2))] for i in range(8)]
+    whole = reader.read(prompts, replies)
+    limit = 24 * 2**20  # four of the replies
+    monkeypatch.setattr(local, "READING", limit)
+    monkeypatch.setattr(local, "PIECE", 2**17)
+    with Held() as held:
+        parts = reader.read(prompts, replies)
+    assert limit / 4 < held.peak < limit
+    close = 1e-5 if dtype == torch.float32 else 0.1
+    for group, other in zip(whole, parts, strict=True):
+        assert len(group) == len(other)
+        for read, again in zip(group, other, strict=True):
+            assert read.logprobs == pytest.approx(again.logprobs, abs=close)
 
 
 RSS = """
@@ -415,6 +498,31 @@ def test_the_allocator_says_what_we_listen_for() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**58, dtype=torch.uint8)
     assert memory.is_out_of_memory(caught.value)
+
+
+def test_what_pytorch_keeps_of_tensors_that_are_gone_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As after a job, whose adapter is followed by another one in the same process."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (9 * GIB, 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 70 * GIB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 2 * GIB)
+    assert memory.available(True) == 77 * GIB
+
+
+def test_a_card_that_cannot_multiply_in_bfloat16_computes_in_32_bits(
+    llama_8b: Shape, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def activations(able: bool) -> int:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: able)
+        parts = memory.estimate(
+            llama_8b, Adapter(), micro_batch=1, length=512, loss_tokens=32, checkpointing=False,
+            cuda=True,
+        )  # fmt: skip
+        return parts["activations"]
+
+    assert activations(False) > 1.5 * activations(True)
 
 
 def test_a_control_group_limits_what_is_available(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from ecg_llm.contracts import Decoding, MissingPackage, UsageError
 from ecg_llm.local import LocalModel
 from ecg_llm.prompt import choice_reply
 from ecg_llm.records import Training
-from ecg_llm.train import jobs, template, tune
+from ecg_llm.train import jobs, template, tune, validation
 
 SETTINGS = Adapter(
     epochs=3, eval_steps=4, learning_rate=1e-3, dropout=0.1, batch=8, save_steps=1, keep="last"
@@ -120,7 +120,7 @@ def test_a_model_learns_the_reply_and_to_stop(tiny: Path, tmp_path: Path) -> Non
     prompt = template.example(question)["prompt"]
     (reply,) = model.generate([prompt], Decoding(max_tokens=32))
     assert (reply.text, reply.status) == (choice_reply("A"), "ok")
-    assert tune.choice_accuracy(model, [question]) == 1.0
+    assert validation.choice_accuracy(model, [question]) == 1.0
 
 
 def test_an_adapter_on_the_head_is_trained_as_in_the_paper(tiny: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ecg_llm import config, registry, steps, store
 from ecg_llm.chat import ApiModel
 from ecg_llm.contracts import Remark, UsageError
-from ecg_llm.local import LocalModel
+from ecg_llm.local import AGAIN, LocalModel
 from ecg_llm.records import Document, Estimate, Question
 from ecg_llm.train import card, parity, template
 from ecg_llm.train import export as exporting
@@ -19,8 +19,18 @@ if TYPE_CHECKING:
 EXPORTS = "exports"
 
 
+def behind(bound: steps.Study, name: str) -> str:
+    """Return in a sentence that an adapter was trained with other settings or data; or nothing."""
+    if steps.states(bound).get(f"training/{name}") in ("done", "edited"):
+        return ""
+    return (
+        f"The adapter {name} was trained with other settings or data than the study has now; "
+        f"`ecg-llm train {name}` brings it up to date."
+    )
+
+
 def export(
-    folder: Path,
+    bound: steps.Study,
     study: config.Study,
     models: "Models",
     name: str,
@@ -43,6 +53,7 @@ def export(
                 f"export takes {', '.join(names)}, not {value!r}"
                 f"{registry.suggestion(value, names) or '.'}"
             )
+    folder = bound.folder
     source = source_of(folder, study, models, name)
     measured = exporting.trained(source, lambda: probes(folder, study))
     return exporting.export(
@@ -50,7 +61,7 @@ def export(
         cast("exporting.Form", form),
         out or folder / EXPORTS / f"{name}-{form}",
         measured,
-        facts(folder, study, source),
+        facts(bound, study, source),
         dtype=cast("exporting.Dtype", dtype),
         converter=converter,
         remark=remark,
@@ -70,8 +81,7 @@ def compare(folder: Path, study: config.Study, models: "Models", name: str, mode
     trained = parity.read(source.folder)
     if trained is None:
         raise UsageError(
-            f"{source.folder} holds no {parity.FILE}, the record of the trained model; train the "
-            f"adapter again with: ecg-llm train"
+            f"{source.folder} holds no {parity.FILE}, the record of the trained model; {AGAIN}."
         )
     if model and model not in study.models:
         raise UsageError(
@@ -124,8 +134,10 @@ def probes(folder: Path, study: config.Study) -> list[parity.Probe]:
     )
 
 
-def facts(folder: Path, study: config.Study, source: exporting.Source) -> card.Facts:
-    """Return what the study knows about an adapter, for its card."""
+def facts(bound: steps.Study, study: config.Study, source: exporting.Source) -> card.Facts:
+    """Return what the study knows about an adapter, for its card; results only if up to date."""
+    folder = bound.folder
+    current = steps.states(bound)["estimates"] in ("done", "edited")
     settings = study.trained[source.name]
     base = study.models[settings.model]
     manifests = {
@@ -138,7 +150,7 @@ def facts(folder: Path, study: config.Study, source: exporting.Source) -> card.F
         or {"name": source.name, "settings": settings.model_dump(mode="json")},
         title=study.title,
         documents=steps.read_table(folder / "documents.jsonl", Document),
-        estimates=steps.read_table(folder / "estimates.jsonl", Estimate),
+        estimates=steps.read_table(folder / "estimates.jsonl", Estimate) if current else [],
         arms=[name for name, arm in study.arms.items() if arm.adapter == source.name],
         manifests=manifests,
         base=source.base,

@@ -72,6 +72,8 @@ def find(folder: Path, table: str, row_id: str, where: Sequence[str]) -> list[Ro
 
 def _is(cell: object, wanted: str) -> bool:
     """Return whether a cell reads so, or holds what reads so."""
+    if isinstance(cell, bool):
+        return str(cell).lower() == wanted.lower()
     return wanted in map(str, cell) if isinstance(cell, tuple) else str(cell) == wanted
 
 

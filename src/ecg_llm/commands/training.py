@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ecg_llm import steps, store
 from ecg_llm.commands import doctor
-from ecg_llm.config import Study
-from ecg_llm.records import Question, Retention, Training
+from ecg_llm.config import NanoModelConfig, Study
+from ecg_llm.records import Question, Retention, Row, Training
 from ecg_llm.report import training
 from ecg_llm.report.forgetting import forgetting, sentence
+
+R = TypeVar("R", bound=Row)
 
 
 class Table(NamedTuple):
@@ -28,8 +30,8 @@ def summary(folder: Path, study: Study) -> dict[str, Any]:
     what is not known is null. Losses are in nats a token, accuracies and differences of choice
     questions are shares. The variants of a sweep stand in order of the criterion they are kept by.
     """
-    rows = steps.read_table(folder / "training.jsonl", Training)
-    varied = steps.read_table(folder / "sweeps.jsonl", Training)
+    rows = _parts(folder, "training", [n for n in _names(study) if n not in study.swept], Training)
+    varied = _parts(folder, "training", sorted(study.swept), Training)
     return {
         "jobs": [_job(folder, study, job) for job in training.jobs(rows)],
         "forgetting": _forgetting(folder, study),
@@ -38,6 +40,18 @@ def summary(folder: Path, study: Study) -> dict[str, Any]:
             for lines in training.sweeps(study, [*rows, *varied])
         },
     }
+
+
+def _parts(folder: Path, step: str, names: Sequence[str], row: type[R]) -> list[R]:
+    """Return the rows of these jobs: the joined tables lie behind where one alone was trained."""
+    places = [folder / "parts" / step / f"{name}.jsonl" for name in names]
+    return [made for place in places for made in steps.read_table(place, row)]
+
+
+def _names(study: Study) -> list[str]:
+    """Return the names of all that is trained, nano models first."""
+    nano = [name for name, model in study.models.items() if isinstance(model, NanoModelConfig)]
+    return [*nano, *study.trained]
 
 
 def plans(folder: Path, study: Study, names: Sequence[str]) -> list[str]:
@@ -111,7 +125,8 @@ def _job(folder: Path, study: Study, job: training.Job) -> dict[str, Any]:
 
 
 def _speed(folder: Path, name: str) -> dict[str, Any]:
-    found = store.read_json(folder / "adapters" / name / "speed.json") or {}
+    places = (folder / kind / name / "speed.json" for kind in ("adapters", "models"))
+    found = next(filter(None, map(store.read_json, places)), {})
     return {key: found.get(key) for key in ("tokens_per_s", "seconds", "peak_mb")}
 
 
@@ -129,7 +144,7 @@ def _variant(folder: Path, line: training.Variant, settings: Sequence[str]) -> d
 
 
 def _forgetting(folder: Path, study: Study) -> list[dict[str, Any]]:
-    rows = steps.read_table(folder / "retention.jsonl", Retention)
+    rows = _parts(folder, "retention", list(study.trained), Retention)
     if not rows:
         return []
     questions = steps.read_table(folder / "questions.jsonl", Question)

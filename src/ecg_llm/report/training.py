@@ -11,7 +11,7 @@ from ecg_llm.report.counts import CountTable
 from ecg_llm.report.figures import Curve, curve_plot
 from ecg_llm.report.forgetting import ForgottenRow, forgetting, sentence, shown
 
-PHASES = {"pretrain": "continued pretraining", "tune": "fine-tuning"}
+PHASES = {"pretrain": "pretraining", "tune": "fine-tuning"}
 METHODS = {
     "lora": "LoRA", "qlora": "QLoRA", "dora": "DoRA", "rslora": "rsLoRA", "full": "all weights",
 }  # fmt: skip
@@ -28,10 +28,13 @@ EXAMPLES = {
     "without_answer": "Without an answer",
     "too_long": "Left out, longer than the limit",
     "truncated": "Truncated",
+    "unusable": "Left out, not shown by the chat template",
     "longest": "Tokens of the longest",
     "longest_left_out": "Tokens of the longest left out",
 }
 """Counts in the record of an adapter, with their names for readers."""
+ALWAYS = {"examples", "open", "choice", "without_answer", "too_long", "truncated", "longest"}
+"""Counts that are shown even where all are zero: nothing was dropped in silence."""
 
 
 class Job(NamedTuple):
@@ -326,7 +329,11 @@ def _example_table(
     names: Sequence[str], records: Mapping[str, Mapping[str, object]]
 ) -> CountTable | None:
     counts = {name: example_counts(records[name]) for name in names if name in records}
-    lines = [key for key in EXAMPLES if any(key in found for found in counts.values())]
+    lines = [
+        key
+        for key in EXAMPLES
+        if any(found.get(key, 0) or (key in found and key in ALWAYS) for found in counts.values())
+    ]
     if not lines:
         return None
     rows = [(EXAMPLES[key], *(found.get(key, "–") for found in counts.values())) for key in lines]

@@ -3,12 +3,13 @@
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from ecg_llm import local, store
 from ecg_llm.contracts import Remark, StepError, UsageError
-from ecg_llm.train import card, gguf, modelfile, parity
+from ecg_llm.train import card, gguf, jobs, modelfile, parity
 from ecg_llm.train.parity import Measured, Verdict
 
 if TYPE_CHECKING:
@@ -71,8 +72,10 @@ def trained(source: Source, probes: Callable[[], Sequence[parity.Probe]]) -> Mea
         StepError: there is no prompt.
         UsageError: base or adapter cannot be loaded, or do not belong together.
     """
-    found = parity.read(source.folder)
-    return found or parity.measure(_with_adapter(source, source.folder), probes())
+    if found := parity.read(source.folder):
+        return found
+    with closing(_with_adapter(source, source.folder)) as model:
+        return parity.measure(model, probes())
 
 
 def export(
@@ -101,6 +104,8 @@ def export(
     work = out.with_name(out.name + ".partial")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
+    mark = {"adapter": source.name, "form": form, "base": source.base}
+    store.write_json(work / MARK, mark)
     try:
         if form in ("adapter", "vllm"):
             verdict, notes, serve = _adapter(source, form, work, out.name, measured, remark)
@@ -129,17 +134,20 @@ def export(
     text = card.card(facts, verdict, "adapter" if alone else "merged", serve, notes)
     store.write_text(work / "README.md", text)
     parity.write(work, verdict)
-    store.write_json(work / MARK, {"adapter": source.name, "form": form, "base": source.base})
+    store.write_json(work / MARK, mark)  # a form may have left only files of its own
     if out.exists():
         shutil.rmtree(out)
     work.replace(out)
     return Made(out, verdict, notes)
 
 
-def merge(source: Source, remark: Remark = lambda words: None) -> "PreTrainedModel":
+def merge(
+    source: Source, dtype: Dtype = "", remark: Remark = lambda words: None
+) -> "PreTrainedModel":
     """Return the base with the adapter merged into its weights.
 
-    The base is loaded in float32 on a CPU and in bfloat16 on a GPU. An adapter that was trained on
+    They are in `dtype`, or else as the base is stored; on a CPU, which is slow in 16 bits, in
+    float32. An adapter that was trained on
     4-bit weights is merged onto those weights, dequantised, since it makes up for their errors
     (without CUDA they cannot be made, and it is merged onto the weights as they are). An output
     layer that shares its weights with the embeddings is parted from them where either has an
@@ -152,15 +160,17 @@ def merge(source: Source, remark: Remark = lambda words: None) -> "PreTrainedMod
     import torch
 
     cuda = torch.cuda.is_available()
-    dtype = torch.bfloat16 if cuda else torch.float32
+    lasting = getattr(torch, dtype or _stored(source))
+    held = lasting if cuda else torch.float32
     if source.whole:
-        return local.load_model(str(source.folder), "main", dtype).eval()
+        return local.load_model(str(source.folder), "main", held).eval()
     quantized = source.method == "qlora" and cuda
     if source.method == "qlora" and not cuda:
         remark("without CUDA merged onto the unquantised base; parity shows the price")
-    model = local.load_model(source.base, source.revision, dtype, "nf4" if quantized else "none")
+    model = local.load_model(source.base, source.revision, held, "nf4" if quantized else "none")
     if quantized:
-        model = model.dequantize(dtype)
+        model = model.dequantize(held)
+    local.check_base(source.base, source.folder)
     tuned = local.load_adapter(model, source.folder)
     _untie(tuned.get_base_model())
     with local.quiet():
@@ -209,20 +219,22 @@ def _merged(
     notes: list[str] = []
     layout = None if form == "merged" else _layout(tokenizer, form, notes)
     remark("merging")
-    model = merge(source, remark)
+    written = dtype or _stored(source)
+    model = merge(source, written, remark)
     around = local.LocalModel.around(model, tokenizer)
     _gate("merge", measured, around)
-    written = dtype or _stored(source)
     remark("saving")
     model.to(getattr(torch, written))
     _save(model, tokenizer, work)
     stops = [str(tokenizer.convert_ids_to_tokens(end)) for end in around.load().ends]
     room = local.context(model)
-    del model, around  # room for the copy that is read back
+    del model, around
+    jobs.free()  # room for the copy that is read back
     remark("comparing")
     rounded = written != "float32"
     reload = f"save as {written}" if rounded and measured.dtype == "float32" else "save and reload"
-    verdict = _gate(reload, measured, local.LocalModel(str(work), label=name), rounded=rounded)
+    with closing(local.LocalModel(str(work), label=name)) as copy:
+        verdict = _gate(reload, measured, copy, rounded=rounded)
     if form == "merged":
         return verdict, (), _serve_merged(name)
     if form == "ollama" and layout:
@@ -299,7 +311,8 @@ def _adapter(
             shutil.copyfile(source.folder / file, work / file)
     local.load_tokenizer(source.base, source.revision).save_pretrained(work)
     remark("comparing")
-    verdict = _gate("save and reload", measured, _with_adapter(source, work))
+    with closing(_with_adapter(source, work)) as model:
+        verdict = _gate("save and reload", measured, model)
     if form == "adapter":
         return verdict, (), _serve_adapter(source, name)
     rank = next(most for most in VLLM_RANKS if most >= _rank(settings))
@@ -371,11 +384,9 @@ def _stored(source: Source) -> Literal["float32", "bfloat16"]:
     """Return the dtype in which the base's weights are stored; 16 bits stay as bfloat16."""
     from transformers import AutoConfig
 
-    where, revision = (
-        (str(source.folder), "main") if source.whole else (source.base, source.revision or "main")
-    )
     with local.quiet():
-        found: torch.dtype | None = AutoConfig.from_pretrained(where, revision=revision).dtype
+        settings = AutoConfig.from_pretrained(source.base, revision=source.revision or "main")
+    found: torch.dtype | None = settings.dtype or settings.get_text_config().dtype
     return "bfloat16" if str(found) in ("torch.bfloat16", "torch.float16") else "float32"
 
 
@@ -383,9 +394,15 @@ def _check(source: Source, form: Form, out: Path, dtype: Dtype) -> None:
     """Raise for what cannot be exported so, before anything is loaded."""
     if form not in FORMS:
         raise UsageError(f"There is no form {form!r}; choose one of {', '.join(FORMS)}.")
-    earlier = (out / MARK).is_file() or (out.is_dir() and not any(out.iterdir()))
-    if out.exists() and not earlier:
-        raise UsageError(f"{out} is no earlier export and is left alone; name another folder.")
+    out = out.resolve()
+    blocked = [above for above in out.parents if above.exists() and not above.is_dir()]
+    beside = [out.with_name(out.name + ending) for ending in (".partial", ".failed")]
+    for place in (*blocked, out, *beside):
+        earlier = (place / MARK).is_file() or (place.is_dir() and not any(place.iterdir()))
+        if place.exists() and not earlier:
+            raise UsageError(
+                f"{place} is no earlier export and is left alone; name another folder to export to."
+            )
     if not source.folder.is_dir():
         raise UsageError(f"There is no adapter in {source.folder}; train it with: ecg-llm train")
     if source.whole and form in ("adapter", "vllm"):

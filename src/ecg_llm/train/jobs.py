@@ -1,10 +1,12 @@
 """Training jobs: they go on after a kill, log the same steps, and say what stopped them."""
 
 import errno
+import math
 import os
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 ROWS = "training.jsonl"
 JOB = "job.json"
+SPEED = "speed.json"
 COLUMNS = ("loss", "eval_loss", "eval_choice", "learning_rate")
 
 
@@ -93,14 +96,14 @@ def train(
 
     Raises:
         UsageError: no such schedule or optimizer.
-        StepError: the loss is no number any more, or the disk is full; checkpoints are kept.
+        StepError: the loss is no number any more; checkpoints are kept.
     """
     from safetensors.torch import load_file
 
     from ecg_llm.train import trainer
 
     steps = batches.steps(len(items), settings.batch, job.epochs, job.seed)
-    collator = Collator(pad, job.packed, takes_logits_to_keep(model))
+    collator = Collator(pad, job.packed, local.takes(model, "logits_to_keep"))
     watch = trainer.Watch(watching, job.name)
     with local.quiet():
         arguments = _arguments(settings, job, len(steps))
@@ -114,26 +117,99 @@ def train(
     made.feed = trainer.Feed(items, steps, job.micro_batches, collator)
     made.watching = watching
     parallel.settle(made.accelerator, model)
-    try:
-        rows = _run(made, job)
-    except Exception as error:  # of several libraries, each with a class of its own
-        if _disk_is_full(error, job.folder):
-            raise StepError(
-                f"{job.name}: the disk filled while a checkpoint was written to {job.folder}; "
-                f"make room and run again: training goes on from the checkpoint before."
-            ) from error
-        raise
+    rows = _run(made, job)
     plain = made.accelerator.unwrap_model(made.model, keep_fp32_wrapper=False)
+    if not parallel.sharded():
+        # accelerate would take the model for prepared and leave the next phase in full precision.
+        plain._is_accelerate_prepared = False
+    if "wandb" in settings.report_to:
+        _end_wandb_run()
     kept = made.state.best_global_step if watching.keep != "last" else None
     if kept:
         parallel.wait()
-        parallel.put(plain, load_file(job.folder / trainer.BEST))
+        parallel.put(plain, load_file(job.folder / trainer.BEST.format(kept)))
         parallel.wait()
     else:
         kept = rows[-1].step
     rows = [row.model_copy(update={"kept": row.step == kept}) for row in rows]
     early = made.state.global_step < made.state.max_steps
-    return Trained(rows, watch.tokens, watch.seconds, trainer.memory_used(), early)
+    return Trained(rows, watch.tokens, watch.seconds, watch.memory, early)
+
+
+def speed(phases: Sequence[Trained]) -> dict[str, float]:
+    """Return tokens a second, seconds and peak memory of a job, as far as this process saw it."""
+    seconds = sum(phase.seconds for phase in phases)
+    return {
+        "tokens_per_s": round(sum(phase.tokens for phase in phases) / max(seconds, 1e-9), 1),
+        "seconds": round(seconds, 1),
+        "peak_mb": max(phase.memory for phase in phases) >> 20,
+    }
+
+
+@contextmanager
+def on_disk(place: Path, name: str) -> Iterator[None]:
+    """Turn what a full disk raises, in whatever library, into one sentence.
+
+    Raises:
+        StepError: the disk is full; what was done is kept.
+    """
+    try:
+        yield
+    except Exception as error:  # of several libraries, each with a class of its own
+        if _disk_is_full(error, place):
+            raise StepError(
+                f"{name}: the disk filled while {place} was written; make room and run again: "
+                f"training goes on from the last whole checkpoint."
+            ) from error
+        raise
+
+
+def check_names(settings: Adapter, name: str) -> None:
+    """Raise for a schedule or optimizer that cannot be made from its name alone.
+
+    Raises:
+        UsageError: names it.
+    """
+    import torch
+    from transformers import Trainer, TrainingArguments, get_scheduler
+
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    try:
+        get_scheduler(settings.schedule, torch.optim.SGD([parameter], 0.1), 0, 2)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(
+            f"adapters.{name}.schedule: {settings.schedule} cannot be used "
+            f"({str(error).splitlines()[0]}); take cosine, linear, constant_with_warmup or "
+            f"inverse_sqrt."
+        ) from error
+    try:
+        with local.quiet():
+            arguments = TrainingArguments(output_dir="", optim=settings.optimizer, use_cpu=True)
+            Trainer.get_optimizer_cls_and_kwargs(arguments)
+    except (ValueError, TypeError, ImportError) as error:
+        raise UsageError(
+            f"adapters.{name}.optimizer: {settings.optimizer} cannot be used "
+            f"({str(error).splitlines()[0]}); take adamw_torch_fused, or on a GPU "
+            f"paged_adamw_32bit or paged_adamw_8bit."
+        ) from error
+
+
+def free() -> None:
+    """Give back the memory of models that nothing refers to any more: they stand in cycles."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _end_wandb_run() -> None:
+    """Close the run, which else would take the steps of the next phase or adapter as well."""
+    import wandb
+
+    wandb.finish()
 
 
 def blocks(
@@ -177,14 +253,6 @@ def _blocks(
     return [stream[i : i + length] for i in range(0, len(stream) - length + 1, length)]
 
 
-def takes_logits_to_keep(model: "PreTrainedModel") -> bool:
-    """Return whether the model can compute the logits of some positions alone."""
-    import inspect
-
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return "logits_to_keep" in inspect.signature(type(inner).forward).parameters
-
-
 def bf16(precision: str) -> bool:
     """Return whether to compute in bfloat16; auto: where the hardware multiplies it."""
     import torch
@@ -223,7 +291,7 @@ def _arguments(settings: Adapter, job: Job, steps: int) -> Any:
             activation_checkpointing_kwargs={"use_reentrant": False} if job.checkpointing else None,
             learning_rate=job.learning_rate,
             lr_scheduler_type=settings.schedule,
-            warmup_steps=int(settings.warmup * steps),
+            warmup_steps=math.ceil(settings.warmup * steps),
             weight_decay=settings.weight_decay,
             max_grad_norm=settings.max_grad_norm,
             optim=settings.optimizer,

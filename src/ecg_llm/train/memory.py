@@ -1,6 +1,7 @@
 """How much memory a training job takes, and the micro-batch that fits."""
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -36,11 +37,13 @@ class Linear(NamedTuple):
     name: str
     inputs: int
     outputs: int
+    copies: int = 1
+    """How many of them stand in one array, as experts do."""
 
     @property
     def size(self) -> int:
         """Number of weights, the bias left out."""
-        return self.inputs * self.outputs
+        return self.inputs * self.outputs * self.copies
 
 
 class Shape(NamedTuple):
@@ -53,9 +56,14 @@ class Shape(NamedTuple):
     output: Linear
     """The output layer; its weights are the embeddings' if `tied`."""
     linears: tuple[Linear, ...]
-    """Linear layers inside the blocks."""
+    """Linear layers inside the blocks that text passes."""
     experts: tuple[Linear, ...]
-    """Layers of experts, one for each that a token uses; counted as in 16 bit and not adapted."""
+    """Layers of experts, one for each that a token uses; counted as in 16 bit."""
+    adapted: tuple[Linear, ...]
+    """What gets an adapter under all-linear. Of a mixture of experts that may be all experts of a
+    block; PEFT takes two ranks for gate and up in one array, so they count as twice as many."""
+    stacked: int
+    """Weights of experts that get an adapter."""
     norms: int
     """Normalisations, over all blocks."""
     layers: int
@@ -66,6 +74,8 @@ class Shape(NamedTuple):
     vocabulary: int
     context: int
     tied: bool
+    fused: bool = True
+    """Whether attention is computed without an array of its weights."""
 
 
 class Machine(NamedTuple):
@@ -126,9 +136,12 @@ def shape_of_model(model: "PreTrainedModel") -> Shape:
 
     settings = model.config.get_text_config()
     head = model.get_output_embeddings()
-    linears, experts, norms, output = [], [], 0, Linear("", 0, 0)
+    beside = re.compile(local.beside_text(model) or "(?!)")
+    linears, experts, stacked, norms, output = [], [], 0, 0, Linear("", 0, 0)
     used = getattr(settings, "num_experts_per_tok", None) or 1
     for name, module in model.named_modules():
+        if beside.fullmatch(name):
+            continue
         if isinstance(module, torch.nn.Linear | Conv1D):
             turned = isinstance(module, Conv1D)
             inputs, outputs = module.weight.shape if turned else reversed(module.weight.shape)
@@ -141,6 +154,8 @@ def shape_of_model(model: "PreTrainedModel") -> Shape:
         for weights in module.parameters(recurse=False):
             if weights.dim() == 3:  # (experts, outputs, inputs)
                 experts += [Linear(name, weights.shape[2], weights.shape[1])] * used
+                stacked += weights.numel()
+    adapted = _adapted(model) if experts else tuple(linears)
     embeddings = model.get_input_embeddings().weight
     heads = getattr(settings, "num_attention_heads", None) or 1
     return Shape(
@@ -149,6 +164,8 @@ def shape_of_model(model: "PreTrainedModel") -> Shape:
         output=output,
         linears=tuple(linears),
         experts=tuple(experts),
+        adapted=adapted,
+        stacked=stacked if any(layer.copies > 1 for layer in adapted) else 0,
         norms=norms,
         layers=settings.num_hidden_layers,
         hidden=settings.hidden_size,
@@ -159,7 +176,32 @@ def shape_of_model(model: "PreTrainedModel") -> Shape:
         vocabulary=embeddings.shape[0],
         context=local.context(model),
         tied=head is not None and head.weight is embeddings,
+        fused=model.config._attn_implementation != "eager",
     )
+
+
+def _adapted(model: "PreTrainedModel") -> tuple[Linear, ...]:
+    """Return what PEFT adapts of a mixture of experts, as PEFT itself has it.
+
+    It knows the experts of some architectures by name, and leaves those of others as they are.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    beside = local.beside_text(model) or None
+    adapter = LoraConfig(
+        r=1, target_modules="all-linear", exclude_modules=beside, task_type="CAUSAL_LM"
+    )
+    with local.quiet(), torch.device("meta"):
+        tuned = get_peft_model(AutoModelForCausalLM.from_config(model.config), adapter)
+    found = []
+    for name, layer in tuned.base_model.model.named_modules():
+        if factors := getattr(layer, "lora_A", None):
+            first, second = (next(iter(f.values())).weight for f in (factors, layer.lora_B))
+            name = name.replace(".base_layer", "")
+            found.append(Linear(name, first.shape[1], second.shape[0], first.shape[0]))
+    return tuple(found)
 
 
 def estimate(
@@ -207,7 +249,7 @@ def targets(shape: Shape, settings: Adapter) -> list[Linear]:
     if settings.method == "full":
         return []
     if settings.targets == "all-linear":
-        return list(shape.linears)
+        return list(shape.adapted)
     return [
         layer
         for layer in (*shape.linears, shape.output)
@@ -216,7 +258,7 @@ def targets(shape: Shape, settings: Adapter) -> list[Linear]:
 
 
 def trained_parameters(shape: Shape, settings: Adapter) -> int:
-    """Return how many parameters are trained: r x (inputs + outputs) a layer, or all.
+    """Return how many parameters are trained: r x (inputs + outputs) a layer or expert, or all.
 
     DoRA (Liu et al. 2024) adds a magnitude for each output.
     """
@@ -224,7 +266,7 @@ def trained_parameters(shape: Shape, settings: Adapter) -> int:
         return shape.parameters
     magnitudes = settings.method == "dora"
     return sum(
-        settings.rank * (layer.inputs + layer.outputs) + magnitudes * layer.outputs
+        settings.rank * layer.copies * (layer.inputs + layer.outputs) + magnitudes * layer.outputs
         for layer in targets(shape, settings)
     )
 
@@ -324,7 +366,7 @@ def _dealt_out(shape: Shape, parts: dict[str, int], devices: int) -> dict[str, i
     At once that is a block, the next one, the embeddings and the output layer.
     """
     width = parts["weights"] / shape.parameters
-    inside = sum(layer.size for layer in shape.linears) / shape.layers
+    inside = (sum(layer.size for layer in shape.linears) + shape.stacked) / shape.layers
     output = 0 if shape.tied else shape.output.size
     dealt = {
         name: -(-parts[name] // devices)
@@ -392,7 +434,9 @@ def available(cuda: bool) -> int:
     import torch
 
     if cuda:
-        return int(torch.cuda.mem_get_info()[0])
+        # What PyTorch keeps of tensors that are gone is free to this process.
+        cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return int(torch.cuda.mem_get_info()[0] + cached)
     return min(int(psutil.virtual_memory().available), cgroup_free(Path("/")))
 
 
@@ -438,7 +482,7 @@ def sentence(plan: Plan, settings: Adapter) -> str:
     paged = _is_paged(settings, bool(plan.parts["cuda"]))
     more += ", the optimizer's states outside if need be" if paged else ""
     return (
-        f"about {_size(plan.needed)} of {_size(plan.available)} free: {', '.join(parts)}; "
+        f"about {size(plan.needed)} of {size(plan.available)} free: {', '.join(parts)}; "
         f"micro-batches of {plan.micro_batch}, {plan.accumulation} a step{more}"
     )
 
@@ -454,7 +498,7 @@ def advice(plan: Plan, settings: Adapter) -> str:
     )
     return (
         f"{settings.method}{rank} with {what} of {plan.length:,} tokens at once takes about "
-        f"{_size(plan.needed)}, and {_size(plan.available)} are free, of which a tenth is left "
+        f"{size(plan.needed)}, and {size(plan.available)} are free, of which a tenth is left "
         f"alone; {cure}."
     )
 
@@ -469,7 +513,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
 
 
-def _size(number: float) -> str:
+def size(number: float) -> str:
     """Return bytes as people read them."""
     unit, name = (GIB, "GiB") if number >= GIB else (2**20, "MiB")
     return f"{_number(number / unit)} {name}"
@@ -512,10 +556,12 @@ def _weight_width(settings: Adapter, cuda: bool) -> int:
 
 def _width(settings: Adapter, cuda: bool) -> int:
     """Return the bytes of an activation."""
+    import torch
+
     from ecg_llm.train import jobs
 
-    if cuda and settings.precision == "auto":
-        return 2
+    if cuda and settings.precision == "auto" and not torch.cuda.is_available():
+        return 2  # of a GPU that is elsewhere: those since Ampere multiply in bfloat16
     return 2 if jobs.bf16(settings.precision) else 4
 
 
@@ -528,8 +574,15 @@ def _activations(
     # A token may see those of its row; every block holds that mask in its own precision.
     mask = tokens * (tokens if _is_packed(settings, cuda) else length)
     blocks = _kept(shape, settings, cuda) * tokens + shape.layers * mask * width
+    if not shape.fused:
+        # Scores, and the softmax of float32 in the precision of the values.
+        blocks += shape.layers * shape.heads * mask * (2 * width + (4 if width == 2 else 0))
     # Gradients of its widest activations, and matrices made of weights.
     working = 3 * shape.intermediate * width * tokens + _workspace(shape, settings)
+    if shape.stacked and any(layer.copies > 1 for layer in targets(shape, settings)):
+        # PEFT adds the product of the factors to all experts, whichever a token uses.
+        mixed = width < _weight_width(settings, cuda)
+        blocks += (12 if mixed else 8) * shape.stacked
     if not checkpointing:
         return blocks + mask, working
     inputs = max(width, _weight_width(settings, cuda)) * shape.hidden * tokens

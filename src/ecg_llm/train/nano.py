@@ -58,27 +58,46 @@ def build(
     place = jobs.begin(out, digest(list(texts), settings.model_dump(mode="json"), seed, name))
     if place is None:
         return store.read(out / jobs.ROWS, Training)
+    try:
+        with jobs.on_disk(place, name):
+            rows = _trained(texts, settings, place, seed, name, progress, remark)
+            jobs.finish(place, out)
+            return rows
+    finally:
+        jobs.free()
+
+
+def _trained(
+    texts: Sequence[str],
+    settings: NanoModelConfig,
+    place: Path,
+    seed: int,
+    name: str,
+    progress: Progress,
+    remark: Remark,
+) -> list[Training]:
+    """Train from where the work in `place` stands; save the result there."""
+    from ecg_llm.train.trainer import Watching
+
     tokenizer = train_tokenizer(texts, settings)
     data = jobs.blocks(tokenizer, texts, min(BLOCK, settings.context), seed)
     model = random_model(tokenizer, settings, seed)
-    from ecg_llm.train.trainer import Watching
-
     epochs = settings.tokens / sum(len(block["input_ids"]) for block in data)
     job = jobs.Job(
         name, "pretrain", place / "pretrain", seed, epochs, TRAINING.learning_rate, 1, False
     )
     watching = Watching(save_last=True, progress=progress, remark=remark)
     with parallel.alone():
-        rows = jobs.train(model, tokenizer.pad_token_id, data, TRAINING, job, watching).rows
+        made = jobs.train(model, tokenizer.pad_token_id, data, TRAINING, job, watching)
     result = place / "result"
     with local.quiet():
         model.save_pretrained(result)
     tokenizer.save_pretrained(result)
-    card = CARD.format(parameters=model.num_parameters(), tokens=rows[-1].tokens)
+    card = CARD.format(parameters=model.num_parameters(), tokens=made.rows[-1].tokens)
     store.write_text(result / "README.md", card)
-    store.write(result / jobs.ROWS, rows)
-    jobs.finish(place, out)
-    return rows
+    store.write_json(result / jobs.SPEED, jobs.speed([made]))
+    store.write(result / jobs.ROWS, made.rows)
+    return made.rows
 
 
 def train_tokenizer(texts: Sequence[str], settings: NanoModelConfig) -> "PreTrainedTokenizerBase":

@@ -12,15 +12,22 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainerCallback
 
+from ecg_llm import store
 from ecg_llm.contracts import Progress, Remark, StepError
 from ecg_llm.train import batches, parallel
 from ecg_llm.train.batches import IGNORED, Collator, Item
 
-BEST = "best.safetensors"
-"""File beside the checkpoints: the trained weights of the best look so far."""
+BEST = "best-{}.safetensors"
+"""File beside the checkpoints: the trained weights of the step with the best look so far."""
+NUMBERS = {"loss": "loss", "grad_norm": "gradient", "eval_loss": "loss on val"}
+"""What is logged and must be a number, in words."""
 COMPLETE = "complete"
 """Marks a checkpoint that was written to its end."""
+CLOCK = "clock.json"
+"""Seconds and tokens up to the last checkpoint: what a job took counts over its restarts."""
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
+SAVING = 1 / 30
+"""Share of the time, at most, that goes into checkpoints which only the clock asks for."""
 Look = Callable[[Any], dict[str, float]]
 """Measures the model in training on the val split: eval_loss, and eval_choice where it is asked."""
 
@@ -74,7 +81,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
         found = parallel.first(lambda: own)
         self.log(dict(found))
         value = found.get(f"eval_{self.watching.keep}")
-        if value is not None:
+        if value is not None and math.isfinite(value):
             sign = -1 if self.watching.keep == "loss" else 1
             best = self.state.best_metric
             if best is None or sign * value > sign * best:
@@ -87,6 +94,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
             )
             if self.watching.patience and looks >= self.watching.patience:
                 self.control.should_training_stop = True
+                self.control.should_save = False  # training would go on from such a checkpoint
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
         return found
 
@@ -102,7 +110,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
         """Save the weights of this step in the place of those kept so far."""
         weights = parallel.trained(self.model)
         if self.args.should_save:
-            file = Path(self.args.output_dir) / BEST
+            file = Path(self.args.output_dir) / BEST.format(self.state.global_step)
             made = file.with_suffix(".new")
             save_file(weights, made)
             made.replace(file)
@@ -174,12 +182,20 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped h
         self.seconds = 0.0
         """Spent in steps, looks and checkpoints left out."""
         self.tokens = 0
+        self.memory = 0
+        """Most bytes held when a step was logged."""
+        self._saving = 0.0
+        self._due_at = 0.0
         self._begun = 0.0
         self._tokens_before = 0
+        self._counted = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Note where this process takes up the job."""
         self.saved_step = state.global_step
+        clock = store.read_json(Path(args.output_dir) / CLOCK) or {}
+        if clock.get("step") == state.global_step:  # else it would count steps twice
+            self.seconds, self._counted = float(str(clock["seconds"])), int(str(clock["tokens"]))
         self._tokens_before = int(state.num_input_tokens_seen)
         self.watching.progress(state.global_step, state.max_steps)
 
@@ -190,12 +206,13 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped h
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stop the clock and say what is due."""
         self.seconds += time.perf_counter() - self._begun
-        self.tokens = int(state.num_input_tokens_seen) - self._tokens_before
+        self.tokens = self._counted + int(state.num_input_tokens_seen) - self._tokens_before
         self.watching.progress(state.global_step, state.max_steps)
         at_end = state.global_step >= state.max_steps
         due = (
             state.global_step - self.saved_step >= self.watching.save_steps
-            or time.monotonic() - self.saved_at > SECONDS_BETWEEN_CHECKPOINTS
+            or time.monotonic() - self.saved_at
+            > max(SECONDS_BETWEEN_CHECKPOINTS, self._saving / SAVING)
         )
         logged = state.global_step % args.logging_steps == 0
         if logged and not at_end:
@@ -203,6 +220,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped h
         control.should_save = (self.watching.save_last and at_end) or (
             due and logged and not at_end
         )
+        self._due_at = time.monotonic()
         control.should_log |= at_end
         if self.watching.look is not None:
             control.should_evaluate |= at_end or state.global_step % self.watching.eval_steps == 0
@@ -212,31 +230,40 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped h
     ) -> None:
         """Show speed, loss and memory; refuse a loss that is no number."""
         found = logs or {}
-        if "loss" not in found:
-            return
-        for what in ("loss", "grad_norm"):
+        for what, words in NUMBERS.items():
             if not math.isfinite(found.get(what, 0.0)):
                 raise StepError(
-                    f"{self.name}: the {what.replace('grad_norm', 'gradient')} is no number any "
-                    f"more at step {state.global_step}; lower learning_rate or max_grad_norm, or "
-                    f"raise warmup; the checkpoints before it are kept."
+                    f"{self.name}: the {words} is no number any more at step "
+                    f"{state.global_step}; lower learning_rate or max_grad_norm, or raise warmup; "
+                    f"the checkpoints before it are kept."
                 )
+        if "loss" not in found:
+            return
+        self.memory = max(self.memory, memory_used())
         speed = self.tokens / self.seconds if self.seconds else 0.0
         self.watching.remark(
-            f"{speed:,.0f} tokens/s, loss {found['loss']:.3f}, {memory_used() / 2**30:.1f} GiB"
+            f"{speed:,.0f} tokens/s, loss {found['loss']:.3f}, {self.memory / 2**30:.1f} GiB"
         )
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark the checkpoint as whole, once every process has written its part."""
         parallel.wait()
         if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+            folder = Path(args.output_dir)
+            (folder / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+            clock = {"step": state.global_step, "seconds": self.seconds, "tokens": self.tokens}
+            store.write_json(folder / CLOCK, clock)
+            for file in folder.glob(BEST.format("*")):
+                # Until now a restart could have come back to the state that this one belongs to.
+                if file.name != BEST.format(state.best_global_step):
+                    file.unlink()
         self.saved_at = time.monotonic()
+        self._saving = self.saved_at - self._due_at
         self.saved_step = state.global_step
 
 
 def memory_used() -> int:
-    """Return the most bytes this process has held: of the GPU, without one its resident memory."""
+    """Return the most bytes held on the GPU, without one those that are resident now."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     return int(psutil.Process().memory_info().rss)

@@ -1,8 +1,7 @@
 """Fine-tuning with transformers and PEFT: an adapter, or all weights, on the replies alone."""
 
-import gc
 import importlib.util
-import random
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import metadata
@@ -10,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ecg_llm import local, store
-from ecg_llm.config import ADAPTER_ASIDE, Adapter
+from ecg_llm.config import ADAPTER_ASIDE, Adapter, Pretraining
 from ecg_llm.contracts import MissingPackage, Progress, Remark, StepError, UsageError
-from ecg_llm.prompt import ChoiceReply, choice_reply
-from ecg_llm.records import LETTERS, Question, Training, digest
-from ecg_llm.train import batches, jobs, memory, parallel, parity, template
+from ecg_llm.records import Question, Training, digest
+from ecg_llm.train import batches, jobs, memory, parallel, parity, template, validation
 from ecg_llm.train.batches import Item
 from ecg_llm.train.template import Example
 
@@ -22,12 +20,11 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-    from ecg_llm.train.trainer import Look
-
 RECORD = "tuning.json"
-SPEED = "speed.json"
 FIT = "fit.json"
 """How many examples are computed at once since memory ran out; survives a kill."""
+FEW = 20
+"""Examples below which a person is told."""
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 
@@ -90,23 +87,39 @@ def tune(
     kept = settings.model_dump(mode="json", exclude=set(ADAPTER_ASIDE))
     asked = [q.model_dump(mode="json") for q in (*material.choices, *material.trained_choices)]
     rest = material._replace(choices=(), trained_choices=())
-    identity = digest(weights, rest, asked, kept, seed, name)
+    # What tokenizer and template make of examples: both may change while the weights do not.
+    seen = tokenized(local.load_tokenizer(str(base), revision), material.train[:8], 10**9).items
+    identity = digest(weights, seen, rest, asked, kept, seed, name)
     place = jobs.begin(out, identity)
     if place is None:
         return store.read(out / jobs.ROWS, Training)
+    jobs.check_names(settings, name)
+    try:
+        with jobs.on_disk(place, name):
+            return _until_it_fits(
+                {
+                    "base": str(base), "revision": revision, "weights": weights,
+                    "material": material, "settings": settings, "place": place, "seed": seed,
+                    "name": name,
+                },
+                out, progress, remark,
+            )  # fmt: skip
+    finally:
+        jobs.free()
+
+
+def _until_it_fits(
+    job: dict[str, Any], out: Path, progress: Progress, remark: Remark
+) -> list[Training]:
+    """Try, with half as many examples at once each time that memory runs out."""
+    place, settings = job["place"], job["settings"]
     while True:
         fit = store.read_json(place / FIT) or {}
         now = settings.model_copy(update=fit)
         try:
             rows = parallel.together(
-                _attempt,
-                {
-                    "base": str(base), "revision": revision, "weights": weights,
-                    "material": material, "settings": now, "place": place, "seed": seed,
-                    "name": name,
-                },
-                {"progress": progress, "remark": remark},
-            )  # fmt: skip
+                _attempt, {**job, "settings": now}, {"progress": progress, "remark": remark}
+            )
         except Exception as error:
             if not memory.is_out_of_memory(error):
                 raise
@@ -114,7 +127,7 @@ def tune(
         else:
             jobs.finish(place, out)
             return rows
-        _free()
+        jobs.free()
 
 
 def remarks(folder: Path) -> list[str]:
@@ -132,7 +145,29 @@ def remarks(folder: Path) -> list[str]:
         found.append(f"{unusable:,} examples are left out: the chat template cannot show them")
     if record.get("stopped_early"):
         found.append("stopped early: validation got no better")
+    wanted = record.get("settings")
+    keep = wanted.get("keep") if isinstance(wanted, Mapping) else None
+    if 0 < counts.get("examples", FEW) < FEW:
+        found.append(f"only {counts['examples']:,} examples: too few to learn much from")
+    if keep != record.get("kept_by"):
+        lacks = (
+            "no choice question of val is asked"
+            if record.get("kept_by") == "loss"
+            else "the val split is empty"
+        )
+        found.append(f"{lacks}, so weights are kept by: {record.get('kept_by')}")
+    if not (folder / parity.FILE).exists():
+        found.append("memory did not do for the parity record; export makes one first")
     return found
+
+
+def kept_by(settings: Adapter, has_val: bool, has_choices: bool) -> str:
+    """Return what decides the weights that are kept, given what the val split holds."""
+    if not has_val:
+        return "last"
+    if settings.keep == "choice" and not (has_choices and settings.eval_choices):
+        return "loss"
+    return settings.keep
 
 
 def check_settings(settings: Adapter, name: str) -> None:
@@ -219,6 +254,8 @@ def _train(
     from ecg_llm.train.trainer import Watching
 
     cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
     tokenizer = local.load_tokenizer(base, revision)
     shape = memory.shape_of(base, revision)
     limit = min(settings.max_length, shape.context)
@@ -233,32 +270,39 @@ def _train(
             f"max_length or write more questions."
         )
     val = tokenized(tokenizer, material.val, limit)
+    total = max(1, round(len(data.items) * settings.epochs))
+    # A step of more examples than there are would be cut into parts that hold none.
+    settings = settings.model_copy(update={"batch": min(settings.batch, total)})
     machine = memory.Machine(cuda, memory.available(cuda), parallel.processes(), parallel.sharded())
-    plan = parallel.first(
-        lambda: memory.plan(
-            shape,
-            settings,
-            [len(item["input_ids"]) for item in data.items],
-            [sum(label >= 0 for label in item["labels"]) for item in data.items],
-            machine,
-        )
+    alone = settings.model_copy(update={"pretrain": Pretraining()})
+
+    def planned(how: Adapter, lengths: Sequence[int], lost: Sequence[int]) -> memory.Plan:
+        made = parallel.first(lambda: memory.plan(shape, how, lengths, lost, machine))
+        remark(memory.sentence(made, how))
+        if not (made.fits or settings.micro_batch):
+            raise UsageError(f"adapters.{name}: {memory.advice(made, how)}")
+        return made
+
+    plan = planned(
+        alone,
+        [len(item["input_ids"]) for item in data.items],
+        [sum(label >= 0 for label in item["labels"]) for item in data.items],
     )
-    remark(memory.sentence(plan, settings))
-    if not (plan.fits or settings.micro_batch):
-        raise UsageError(f"adapters.{name}: {memory.advice(plan, settings)}")
     _check_disk(place, memory.checkpoint_bytes(shape, settings), name)
-    if parallel.leads():
-        store.write_json(place / "plan.json", {"micro_batch": plan.micro_batch})
 
     model = trainable(base, revision, settings, name, seed)
     checked = template.check(tokenizer, local.end_ids(model, tokenizer))
+    # A model that reads padding as text gets one example at a time.
+    cut = plan.accumulation if local.may_pad(model) else settings.batch
     packed = (cuda if settings.packing is None else settings.packing) and parallel.first(
         lambda: batches.keeps_apart(model, data.items)
     )
+    if not packed and (settings.packing or (cuda and settings.packing is None)):
+        remark("this model does not keep packed examples apart: they are padded")
     parameters = model.num_parameters(), model.num_parameters(only_trainable=True)
     tuning = jobs.Job(
         name, "tune", place / "tune", seed, settings.epochs, settings.learning_rate,
-        plan.accumulation, packed, plan.checkpointing,
+        plan.accumulation if packed else cut, packed, plan.checkpointing,
     )  # fmt: skip
     made: list[jobs.Trained] = []
     if settings.pretrain.epochs > 0:
@@ -266,26 +310,37 @@ def _train(
             tokenizer, material.texts, limit, seed, material.replay, settings.pretrain.replay_share
         )
         rate = settings.pretrain.learning_rate or settings.learning_rate
+        whole = [len(block["input_ids"]) for block in blocks]
+        reading = planned(alone.model_copy(update={"packing": False}), whole, whole)
+        _note_plan(place, reading)
         job = tuning._replace(
             phase="pretrain",
             folder=place / "pretrain",
             epochs=settings.pretrain.epochs,
             learning_rate=rate,
+            micro_batches=reading.accumulation,
             packed=False,
+            checkpointing=reading.checkpointing,
         )
         watching = Watching(
             save_steps=settings.save_steps, save_last=True, progress=progress, remark=remark
         )
         made.append(jobs.train(model, _pad(tokenizer), blocks, settings, job, watching))
+    keep = kept_by(settings, bool(val.items), bool(material.choices))
     watching = Watching(
-        look=look(tokenizer, val.items, material.choices, settings, seed) if val.items else None,
+        look=validation.look(
+            tokenizer, val.items, material.choices, settings, seed, min(8, plan.micro_batch)
+        )
+        if val.items
+        else None,
         eval_steps=settings.eval_steps,
-        keep=settings.keep if val.items else "last",
+        keep=keep,
         patience=settings.patience,
         save_steps=settings.save_steps,
         progress=progress,
         remark=remark,
     )
+    _note_plan(place, plan)
     result = place / "result"
     logs = "tensorboard" in settings.report_to and parallel.leads()
     callbacks = [_tensorboard(result / "runs")] if logs else []
@@ -303,6 +358,7 @@ def _train(
         "train": {**material.counts, **_counts(data)},
         "val": _counts(val),
         "packed": packed,
+        "kept_by": keep,
         "stopped_early": made[-1].stopped_early,
         "parameters": parameters[0],
         "parameters_trained": parameters[1],
@@ -313,27 +369,43 @@ def _train(
     if parallel.leads():
         with local.quiet():
             _save(model, tokenizer, record, result, trained)
+    jobs.free()
+    measured = _measured(model, tokenizer, material, seed)
+    if not parallel.leads():
+        return rows
+    if measured:
+        parity.write(result, measured)
+    store.write_json(
+        result / jobs.SPEED, {**jobs.speed(made), "plan": memory.sentence(plan, alone)}
+    )
+    store.write(result / jobs.ROWS, rows)
+    return rows
+
+
+def _note_plan(place: Path, plan: memory.Plan) -> None:
+    """Write down what the phase that begins computes at once: half of it, if memory runs out."""
+    if parallel.leads():
+        store.write_json(place / "plan.json", {"micro_batch": plan.micro_batch})
+
+
+def _measured(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", material: Material, seed: int
+) -> parity.Measured | None:
+    """Return what the trained model says; None where memory does not do even for one prompt."""
     choices = [*material.choices, *material.trained_choices]
     probes = parity.probes(material.train, material.val, choices, seed)
     # Sharded weights are only seen by all processes together, and through the outermost module.
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     read = model if parallel.sharded() else inner
-    measured = parity.measure(local.LocalModel.around(read.eval(), tokenizer, batch=4), probes)
-    if not parallel.leads():
-        return rows
-    parity.write(result, measured)
-    seconds = sum(phase.seconds for phase in made)
-    store.write_json(
-        result / SPEED,
-        {
-            "tokens_per_s": round(sum(phase.tokens for phase in made) / max(seconds, 1e-9), 1),
-            "seconds": round(seconds, 1),
-            "peak_mb": max(phase.memory for phase in made) >> 20,
-            "plan": memory.sentence(plan, settings),
-        },
-    )
-    store.write(result / jobs.ROWS, rows)
-    return rows
+    for batch in (4, 1):
+        try:
+            around = local.LocalModel.around(read.eval(), tokenizer, batch=batch)
+            return parity.measure(around, probes)
+        except Exception as error:
+            if not memory.is_out_of_memory(error):
+                raise
+        jobs.free()
+    return None
 
 
 def trainable(
@@ -357,7 +429,11 @@ def trainable(
         # FSDP deals weights out from memory; in 4 bit it can only do so on the GPU.
         on_gpu=settings.method == "qlora" or not parallel.sharded(),
     )
+    beside = local.beside_text(model)
     if settings.method == "full":
+        for name_of, weights in model.named_parameters():
+            if beside and re.match(beside, name_of.rpartition(".")[0]):
+                weights.requires_grad_(False)
         return model
     targets = settings.targets
     if targets != "all-linear":
@@ -378,12 +454,19 @@ def trainable(
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=targets if targets == "all-linear" else list(targets),
+        exclude_modules=(beside if targets == "all-linear" else None) or None,
         use_dora=settings.method == "dora",
         use_rslora=settings.method == "rslora",
         task_type="CAUSAL_LM",
     )
-    with local.quiet():
-        tuned = get_peft_model(model, adapter)
+    try:
+        with local.quiet():
+            tuned = get_peft_model(model, adapter)
+    except ValueError as error:
+        raise UsageError(
+            f"adapters.{name}.targets: {str(error).splitlines()[0][:200]}; all-linear takes every "
+            f"linear layer but the output."
+        ) from error
     # PEFT would copy the base's embeddings into checkpoints, and ask the hub for their size.
     tuned.save_pretrained = partial(tuned.save_pretrained, save_embedding_layers=False)
     return tuned
@@ -405,69 +488,6 @@ def tokenized(
         else:
             made.items.append({"input_ids": masked.ids, "labels": masked.labels})
     return made
-
-
-def look(
-    tokenizer: "PreTrainedTokenizerBase",
-    items: Sequence[Item],
-    choices: Sequence[Question],
-    settings: Adapter,
-    seed: int,
-) -> "Look":
-    """Return what measures a model in training on val: loss a token, choice accuracy."""
-    asked = [question for question in choices if question.answer]
-    chosen = random.Random(seed).sample(asked, min(settings.eval_choices, len(asked)))
-
-    def found(model: Any) -> dict[str, float]:
-        measured = {"eval_loss": validation_loss(model, _pad(tokenizer), items)}
-        if chosen:
-            around = local.LocalModel.around(model, tokenizer)
-            measured["eval_choice"] = choice_accuracy(around, chosen, settings.mix.choice_reply)
-        return measured
-
-    return found
-
-
-def validation_loss(model: "PreTrainedModel", pad: int, items: Sequence[Item]) -> float:
-    """Return the mean loss of the tokens that carry loss, in nats; without dropout."""
-    import torch
-
-    order = sorted(items, key=lambda item: len(item["input_ids"]))
-    collator = batches.Collator(pad, False, jobs.takes_logits_to_keep(model))
-    total, count = 0.0, 0
-    with torch.no_grad():
-        for start in range(0, len(order), VALIDATED):
-            inputs = collator(order[start : start + VALIDATED])
-            labels = inputs.pop("labels").to(model.device)
-            moved = {k: v.to(model.device) if hasattr(v, "to") else v for k, v in inputs.items()}
-            total += float(batches.loss(model(**moved), labels, 1))
-            count += int((labels != batches.IGNORED).sum())
-    return total / max(count, 1)
-
-
-VALIDATED = 8
-"""Examples of the val split computed at once."""
-
-
-def choice_accuracy(
-    model: local.LocalModel, questions: Sequence[Question], form: ChoiceReply = "sentence"
-) -> float:
-    """Return the share of choice questions whose right reply is the likeliest."""
-    found = model.likelihoods(
-        [template.example(question)["prompt"] for question in questions],
-        [
-            [
-                choice_reply(letter, form, option)
-                for letter, option in zip(LETTERS, question.options, strict=False)
-            ]
-            for question in questions
-        ],
-    )
-    right = 0
-    for question, likelihoods in zip(questions, found, strict=True):
-        best = max(range(len(likelihoods)), key=lambda i: likelihoods[i].logprob, default=-1)
-        right += best == LETTERS.index(question.answer)
-    return right / len(questions)
 
 
 def _counts(data: Data) -> dict[str, int]:
@@ -503,15 +523,6 @@ def _halved(place: Path, name: str, error: BaseException) -> dict[str, object]:
     return {"micro_batch": planned // 2}
 
 
-def _free() -> None:
-    """Give back the memory of an attempt that failed."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 def _check_disk(place: Path, checkpoint: int, name: str) -> None:
     """Raise unless the checkpoints of a job fit on the disk.
 
@@ -520,12 +531,13 @@ def _check_disk(place: Path, checkpoint: int, name: str) -> None:
     """
     import shutil
 
-    needed = 4 * checkpoint  # two kept, one being written, and the weights of the best look
+    needed = 4 * checkpoint  # two kept, one being written, and the weights of the best looks
     free = shutil.disk_usage(place).free
-    if free < needed:
+    held = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+    if free + held < needed:
         raise StepError(
-            f"{name}: its checkpoints take up to {needed / 2**30:.1f} GiB and {free / 2**30:.1f} "
-            f"GiB are free at {place}; make room and run again."
+            f"{name}: its checkpoints take up to {memory.size(needed)} and {memory.size(free)} are "
+            f"free at {place}; make room and run again."
         )
 
 
