@@ -289,7 +289,7 @@ def train(
         f"training/{name}" if name in settings.swept else f"retention/{name}"
         for name in names or ()
     ]
-    for target in [*(targets or ["training", "retention"]), *(["sweeps"] if sweep else [])]:
+    for target in [*(targets or ["retention"]), *(["sweeps"] if sweep else [])]:
         _run(study, target, overrides, limit)
     found = training.summary(study, settings)
     if as_json:

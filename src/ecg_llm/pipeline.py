@@ -8,7 +8,7 @@ Stages are imported inside the functions, so that a command loads only what it r
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -318,7 +318,9 @@ def _retention_steps(study: config.Study, models: "Models") -> list[Step]:
         for name, adapter in study.trained.items()
         if name not in study.swept
     ]
-    return [*found, _joined("retention", Retention, found)]
+    joined = _joined("retention", Retention, found)
+    # With the table of the losses, so that one target brings all that training tells up to date.
+    return [*found, replace(joined, inputs=(*joined.inputs, "training"))]
 
 
 def _answer_steps(study: config.Study, models: "Models") -> list[Step]:
@@ -494,8 +496,7 @@ def check_drafts(work: Work, study: config.Study, models: "Models") -> Iterator[
         work.notes.append(
             "The checking model also wrote the questions; another one would see more."
         )
-    failed: list[str] = []
-    for row in checks.checks(
+    rows = checks.checks(
         verified(work, study, models),
         work.table(Passage),
         models.chat(settings.model),
@@ -503,13 +504,8 @@ def check_drafts(work: Work, study: config.Study, models: "Models") -> Iterator[
         Decoding(settings.max_tokens, seed=study.seed),
         done={row.key for row in work.done},
         progress=work.progress,
-    ):
-        yield row
-        if row.status == "error":
-            failed.append(row.reason)
-        work.remark(models.spent())
-    if failed:
-        work.notes.append(_again(len(failed), 0, "checks have no reply", failed[0]))
+    )
+    yield from _failures_noted(rows, work, models, "checks have no reply")
 
 
 def make_questions(
@@ -595,8 +591,7 @@ def write_variants(work: Work, study: config.Study, models: "Models") -> Iterato
     settings = study.questions.variants
     if not settings.model:
         return
-    failed: list[str] = []
-    for row in variants.variants(
+    rows = variants.variants(
         work.table(Question),
         usable(work.table(Passage), study),
         models.chat(settings.model),
@@ -605,13 +600,8 @@ def write_variants(work: Work, study: config.Study, models: "Models") -> Iterato
         models.embedder,
         done={row.key for row in work.done},
         progress=work.progress,
-    ):
-        yield row
-        if row.status == "error":
-            failed.append(row.reason)
-        work.remark(models.spent())
-    if failed:
-        work.notes.append(_again(len(failed), 0, "variants were not written", failed[0]))
+    )
+    yield from _failures_noted(rows, work, models, "variants were not written")
 
 
 def train_nano(work: Work, study: config.Study, name: str, models: "Models") -> Iterator[Row]:
@@ -1115,6 +1105,20 @@ def allowed_hosts(study: config.Study) -> Collection[str]:
         if isinstance(model, config.ApiModelConfig)
     ]
     return {*servers, *study.privacy.allow}
+
+
+def _failures_noted(
+    rows: Iterator[Check] | Iterator[Variant], work: Work, models: Models, what: str
+) -> Iterator[Row]:
+    """Yield what a model server replied as rows, show what it cost, and note what failed."""
+    failed: list[str] = []
+    for row in rows:
+        yield row
+        if row.status == "error":
+            failed.append(row.reason)
+        work.remark(models.spent())
+    if failed:
+        work.notes.append(_again(len(failed), 0, what, failed[0]))
 
 
 def _again(count: int, total: int, what: str, reason: str) -> str:

@@ -270,13 +270,15 @@ def _train(
             f"max_length or write more questions."
         )
     val = tokenized(tokenizer, material.val, limit)
-    total = max(1, round(len(data.items) * settings.epochs))
-    # A step of more examples than there are would be cut into parts that hold none.
-    settings = settings.model_copy(update={"batch": min(settings.batch, total)})
     machine = memory.Machine(cuda, memory.available(cuda), parallel.processes(), parallel.sharded())
     alone = settings.model_copy(update={"pretrain": Pretraining()})
 
-    def planned(how: Adapter, lengths: Sequence[int], lost: Sequence[int]) -> memory.Plan:
+    def planned(
+        how: Adapter, epochs: float, lengths: Sequence[int], lost: Sequence[int]
+    ) -> memory.Plan:
+        # A step of more examples than there are would be cut into parts that hold none.
+        most = max(1, round(len(lengths) * epochs))
+        how = how.model_copy(update={"batch": min(how.batch, most)})
         made = parallel.first(lambda: memory.plan(shape, how, lengths, lost, machine))
         remark(memory.sentence(made, how))
         if not (made.fits or settings.micro_batch):
@@ -285,6 +287,7 @@ def _train(
 
     plan = planned(
         alone,
+        settings.epochs,
         [len(item["input_ids"]) for item in data.items],
         [sum(label >= 0 for label in item["labels"]) for item in data.items],
     )
@@ -293,7 +296,8 @@ def _train(
     model = trainable(base, revision, settings, name, seed)
     checked = template.check(tokenizer, local.end_ids(model, tokenizer))
     # A model that reads padding as text gets one example at a time.
-    cut = plan.accumulation if local.may_pad(model) else settings.batch
+    one_by_one = plan.accumulation * plan.micro_batch
+    cut = plan.accumulation if local.may_pad(model) else one_by_one
     packed = (cuda if settings.packing is None else settings.packing) and parallel.first(
         lambda: batches.keeps_apart(model, data.items)
     )
@@ -311,7 +315,8 @@ def _train(
         )
         rate = settings.pretrain.learning_rate or settings.learning_rate
         whole = [len(block["input_ids"]) for block in blocks]
-        reading = planned(alone.model_copy(update={"packing": False}), whole, whole)
+        padded = alone.model_copy(update={"packing": False})
+        reading = planned(padded, settings.pretrain.epochs, whole, whole)
         _note_plan(place, reading)
         job = tuning._replace(
             phase="pretrain",

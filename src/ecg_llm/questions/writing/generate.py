@@ -78,14 +78,29 @@ def parse(reply: str) -> list[Written | str]:
     Raises:
         UnparsedReply: the reply as a whole is not {"questions": [...]}.
     """
+    return [_written(item) for item in listed(reply, "questions")]
+
+
+def listed(reply: str, key: str) -> list[object]:
+    """Return the list that stands under this key of a JSON reply.
+
+    Raises:
+        UnparsedReply: the reply as a whole is not {key: [...]}.
+    """
     try:
         value = json.loads(without_fence(reply))
     except (ValueError, RecursionError) as error:
         raise UnparsedReply(f"not JSON ({error})") from None
-    items = value.get("questions") if isinstance(value, dict) else None
+    items = value.get(key) if isinstance(value, dict) else None
     if not isinstance(items, list):
-        raise UnparsedReply('no list under "questions"')
-    return [_written(item) for item in items]
+        raise UnparsedReply(f'no list under "{key}"')
+    return items
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return where an item of a reply is not in the form asked for, and why."""
+    problem = error.errors()[0]
+    return f"{'.'.join(str(place) for place in problem['loc'])} {problem['msg']}".strip()
 
 
 def _written(item: object) -> Written | str:
@@ -93,8 +108,7 @@ def _written(item: object) -> Written | str:
         # Through JSON, since a strict tuple does not take a list.
         return Written.model_validate_json(json.dumps(item))
     except ValidationError as error:
-        problem = error.errors()[0]
-        return f"{'.'.join(str(place) for place in problem['loc'])} {problem['msg']}".strip()
+        return first_problem(error)
 
 
 def schema(kind: QuestionKind, count: int, joined: bool = False) -> dict[str, object]:

@@ -4,7 +4,6 @@ One request a question gives all of its variants. Each is checked as it comes, b
 words and its vectors; what fails stays as a row with the reason.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -15,14 +14,20 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ecg_llm.config import Questions
 from ecg_llm.contracts import ChatModel, Decoding, Embedder, Message, Progress, Reply
-from ecg_llm.prompt import prompt_sha, render, without_fence
+from ecg_llm.prompt import prompt_sha, render
 from ecg_llm.questions.checking import grounding
 from ecg_llm.questions.checking.twins import NearIndex, texts_of
 from ecg_llm.questions.checking.verify import UNSEEN
 from ecg_llm.questions.checking.wording import not_self_contained
 from ecg_llm.questions.splitting.contamination import NEIGHBOUR
 from ecg_llm.questions.words import language_of, numbers, plain_text, support
-from ecg_llm.questions.writing.generate import LANGUAGES, window_text
+from ecg_llm.questions.writing.generate import (
+    LANGUAGES,
+    UnparsedReply,
+    first_problem,
+    listed,
+    window_text,
+)
 from ecg_llm.records import TESTED, Passage, Question, Variant, digest
 
 if TYPE_CHECKING:
@@ -45,10 +50,6 @@ class Wording(BaseModel):
 
     question: str
     answer: str
-
-
-class UnparsedReply(ValueError):
-    """A reply that is not {"variants": [...]}; the message says where it is not."""
 
 
 class _Job(NamedTuple):
@@ -131,22 +132,14 @@ def parse(reply: str) -> list[Wording | str]:
     Raises:
         UnparsedReply: the reply as a whole is not {"variants": [...]}.
     """
-    try:
-        value = json.loads(without_fence(reply))
-    except (ValueError, RecursionError) as error:
-        raise UnparsedReply(f"not JSON ({error})") from None
-    items = value.get("variants") if isinstance(value, dict) else None
-    if not isinstance(items, list):
-        raise UnparsedReply('no list under "variants"')
-    return [_wording(item) for item in items]
+    return [_wording(item) for item in listed(reply, "variants")]
 
 
 def _wording(item: object) -> Wording | str:
     try:
         return Wording.model_validate(item)
     except ValidationError as error:
-        problem = error.errors()[0]
-        return f"{'.'.join(str(place) for place in problem['loc'])} {problem['msg']}".strip()
+        return first_problem(error)
 
 
 def schema(count: int) -> dict[str, object]:
