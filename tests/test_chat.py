@@ -5,15 +5,17 @@ import socket
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ecg_llm import chat, privacy
+from ecg_llm import chat, endpoints, privacy
 from ecg_llm.chat import ApiModel, without_thinking
 from ecg_llm.config import ApiModelConfig
 from ecg_llm.contracts import Decoding, EgressError, Message, ServerError, StepError, UsageError
-from ecg_llm.testing import FakeServer, check_chat_model
+from ecg_llm.testing import FakeServer, check_chat_model, check_streaming
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
 
@@ -44,6 +46,12 @@ def _quick(monkeypatch):
     import openai._base_client as client
 
     monkeypatch.setattr(client, "INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setattr(endpoints, "PAUSE", 0.01)
+
+
+def timeless(replies):
+    """Return the replies without the time that they took."""
+    return [replace(reply, seconds=0.0) for reply in replies]
 
 
 def test_keeps_the_contract_of_a_chat_model():
@@ -78,7 +86,8 @@ def test_a_second_call_asks_nothing_even_from_another_address(tmp_path):
         assert len(server.requests) == 2  # equal prompts are asked once
     with FakeServer(echo) as server:
         model = ApiModel(settings(server), cache)
-        assert model.generate(prompts, Decoding()) == first
+        again = model.generate(prompts, Decoding())
+        assert again == timeless(first)  # a kept reply takes no time
         assert server.requests == []
         assert model.usage.cached == 2
         assert model.usage.cost == 0
@@ -238,8 +247,7 @@ def test_a_parameter_that_the_server_refuses_by_name_is_left_out(names):
 
 
 @pytest.mark.parametrize("fault", ["cut", "broken"])
-def test_a_body_that_is_no_completion_is_asked_for_again(fault, monkeypatch):
-    monkeypatch.setattr(chat, "PAUSE", 0.01)
+def test_a_body_that_is_no_completion_is_asked_for_again(fault):
     with FakeServer(echo, fault=lambda number, body: fault if number == 2 else "") as server:
         model = ApiModel(settings(server, concurrency=1))
         replies = model.generate([ask("a"), ask("b")], Decoding())
@@ -390,3 +398,130 @@ def test_a_server_that_breaks_off_is_not_said_to_be_absent(monkeypatch):
     with FakeServer(echo, fault=lambda number, body: "cut") as server:
         (reply,) = ApiModel(settings(server)).generate([ask("a")], Decoding())
         assert (reply.status, reply.attempts, len(server.requests)) == ("error", 4, 4)
+
+
+def test_seconds_are_those_of_the_request_with_its_retries_and_are_not_kept(tmp_path):
+    cache = tmp_path / "cache.sqlite"
+    with FakeServer(echo, delay=0.1, fail_first=1) as server:
+        (reply,) = ApiModel(settings(server), cache).generate([ask("a")], Decoding())
+        assert 0.2 <= reply.seconds < 5
+        (kept,) = ApiModel(settings(server), cache).generate([ask("a")], Decoding())
+        assert kept == replace(reply, seconds=0.0)
+    with closing(sqlite3.connect(cache)) as file:
+        assert "seconds" not in file.execute("SELECT reply FROM replies").fetchone()[0]
+
+
+def stream(model, text="a", decoding=Decoding()):  # noqa: B008  # frozen
+    pieces = []
+    reply = model.streamed(ask(text), decoding, pieces.append)
+    return reply, pieces
+
+
+def test_a_stream_keeps_the_contract():
+    with FakeServer(echo) as server:
+        check_streaming(ApiModel(settings(server)))
+
+
+def test_a_streamed_reply_comes_in_pieces_with_its_usage_and_is_kept(tmp_path):
+    cache = tmp_path / "cache.sqlite"
+    with FakeServer(echo, delay=0.02) as server:
+        model = ApiModel(settings(server, price_in=1e6), cache)
+        began, times = time.monotonic(), []
+        reply = model.streamed(
+            ask("a longer text"), Decoding(), lambda piece: times.append(time.monotonic())
+        )
+        assert len(times) > 3
+        assert times[0] - began < (times[-1] - began) / 2
+        assert (model.usage.tokens_in, model.usage.tokens_out, model.usage.cost) == (3, 4, 3)
+        (plain,) = ApiModel(settings(server)).generate([ask("a longer text")], Decoding())
+        assert timeless([reply]) == timeless([plain])
+        asked = len(server.requests)
+        again, pieces = stream(ApiModel(settings(server), cache), "a longer text")
+        assert (again.text, pieces, again.seconds) == (reply.text, [reply.text], 0.0)
+        assert ApiModel(settings(server), cache).generate([ask("a longer text")], Decoding())
+        assert len(server.requests) == asked
+
+
+@pytest.mark.parametrize(
+    ("content", "finish", "said"),
+    [
+        ("<think>A? <b>no</b>, B.</think>\n\nB, as the QRS is < 120 ms.", "stop",
+         "B, as the QRS is < 120 ms."),
+        ("First.<thinking>hm</thinking> Then <5.", "stop", "First. Then <5."),
+        ("<|channel|>analysis<|message|>A? No.<|end|><|start|>assistant<|channel|>final<|message|>"
+         "It is B.", "stop", "It is B."),
+        ("<think>for ever", "length", ""),
+        ("Cut in the mid", "length", "Cut in the mid"),
+        ("", "stop", ""),
+        ("No.", "content_filter", "No."),
+        ([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+          {"type": "text", "text": "B"}], "stop", "B"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("piece", [1, 7])
+def test_no_thought_is_said_and_the_reply_is_that_of_generate(content, finish, said, piece):
+    with FakeServer(lambda messages, body: content, finish_reason=finish, piece=piece) as server:
+        model = ApiModel(settings(server))
+        reply, pieces = stream(model)
+        assert "".join(pieces) == said
+        assert timeless([reply]) == timeless(model.generate([ask("a")], Decoding()))
+
+
+def test_thoughts_without_a_start_are_followed_by_the_reply_apart():
+    with FakeServer(lambda messages, body: "Maybe A.</think>It is B.") as server:
+        reply, pieces = stream(ApiModel(settings(server)))
+    assert reply.text == "It is B."
+    assert "".join(pieces).endswith("\n\nIt is B.")
+
+
+@pytest.mark.parametrize("options", [{"rejects": ["stream"]}, {"streams": False}])
+def test_a_server_that_cannot_stream_gives_the_whole_reply_at_once(options):
+    with FakeServer(echo, **options) as server:
+        model = ApiModel(settings(server))
+        reply, pieces = stream(model)
+        assert (reply.text, reply.status, pieces) == ("echo: a", "ok", ["echo: a"])
+        asked = len(server.requests)
+        assert stream(model, "b")[0].text == "echo: b"
+        assert len(server.requests) == asked + 1  # it is not tried again
+
+
+def test_a_server_without_usage_in_streams_streams_all_the_same():
+    with FakeServer(echo, rejects=["stream_options"]) as server:
+        reply, pieces = stream(ApiModel(settings(server)))
+        assert (reply.text, reply.tokens_out) == ("echo: a", 0)
+        assert len(pieces) > 1
+
+
+@pytest.mark.parametrize("fault", ["cut", "broken"])
+def test_a_stream_that_breaks_before_anything_is_said_is_asked_for_again(fault):
+    text = "<think>" + "hm " * 20 + "</think>It is B."
+    with FakeServer(
+        lambda messages, body: text, fault=lambda number, body: fault if number == 1 else ""
+    ) as server:
+        reply, pieces = stream(ApiModel(settings(server)))
+        assert (reply.text, reply.status, reply.attempts) == ("It is B.", "ok", 2)
+        assert "".join(pieces) == "It is B."
+
+
+def test_a_stream_that_breaks_off_later_is_an_error_with_the_text_so_far(tmp_path):
+    with FakeServer(echo, fault=lambda number, body: "cut") as server:
+        model = ApiModel(settings(server), tmp_path / "cache.sqlite")
+        reply, pieces = stream(model, "a text that is long enough")
+        assert reply.status == "error"
+        assert "broke off" in reply.reason
+        assert "echo: a text that is long enough".startswith(reply.text)
+        assert "".join(pieces) == reply.text != ""
+        assert len(server.requests) == 1
+        stream(model, "a text that is long enough")
+        assert len(server.requests) == 2  # it was not kept
+
+
+def test_a_stream_from_a_server_that_fails_is_an_error_row_and_one_that_is_absent_is_named():
+    with FakeServer(echo, fail_first=10, fail_status=503) as server:
+        reply, pieces = stream(ApiModel(settings(server)))
+        assert (reply.status, pieces) == ("error", [])
+    url = f"http://127.0.0.1:{closed_port()}/v1"
+    with pytest.raises(ServerError, match=url):
+        stream(ApiModel(ApiModelConfig(kind="api", base_url=url, model="fake")))
+    with FakeServer(echo) as server, pytest.raises(ServerError, match="base_url"):
+        stream(ApiModel(settings(server, base_url=server.base_url + "/wrong")))

@@ -1,3 +1,6 @@
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ecg_llm import testing
 from ecg_llm.config import NanoModelConfig
-from ecg_llm.contracts import Decoding, LikelihoodModel, Message, Messages, UsageError
+from ecg_llm.contracts import Decoding, LikelihoodModel, Message, Messages, Reply, UsageError
 from ecg_llm.local import LocalModel, chat_ids, text_ids
 from ecg_llm.train import nano
 
@@ -40,6 +43,11 @@ def model(folder: Path) -> LocalModel:
 
 def ask(text: str) -> list[Message]:
     return [{"role": "user", "content": text}]
+
+
+def timeless(replies: Sequence[Reply]) -> list[Reply]:
+    """Return the replies without the time that they took."""
+    return [replace(reply, seconds=0.0) for reply in replies]
 
 
 PROMPTS: list[Messages] = [
@@ -89,7 +97,8 @@ def test_a_greedy_reply_is_the_likeliest_and_the_same_in_any_batch(
 ) -> None:
     decoding = Decoding(max_tokens=6)
     replies = model.generate(PROMPTS, decoding)
-    assert replies == LocalModel(str(folder), batch=1).generate(PROMPTS, decoding)
+    alone = LocalModel(str(folder), batch=1).generate(PROMPTS, decoding)
+    assert timeless(replies) == timeless(alone)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     net = AutoModelForCausalLM.from_pretrained(folder).eval()
     for prompt, reply in zip(PROMPTS, replies, strict=True):
@@ -121,12 +130,12 @@ def test_a_reply_ends_at_any_end_token(folder: Path, tmp_path: Path) -> None:
 
 def test_sampling_follows_the_seed_of_the_call(model: LocalModel) -> None:
     warm = Decoding(max_tokens=8, temperature=1.0, seed=1)
-    first = model.generate(PROMPTS, warm)
+    first = timeless(model.generate(PROMPTS, warm))
     state = torch.random.get_rng_state()
-    assert model.generate(PROMPTS, warm) == first
+    assert timeless(model.generate(PROMPTS, warm)) == first
     assert torch.equal(torch.random.get_rng_state(), state)
     other = Decoding(max_tokens=8, temperature=1.0, seed=2)
-    assert model.generate(PROMPTS, other) != first
+    assert timeless(model.generate(PROMPTS, other)) != first
 
 
 def test_a_prompt_longer_than_the_context_is_an_error_reply(model: LocalModel) -> None:
@@ -160,9 +169,9 @@ def test_the_name_follows_the_weights_not_the_place(folder: Path, tmp_path: Path
 
 
 def test_it_can_be_closed_and_used_again(model: LocalModel) -> None:
-    before = model.generate([PROMPTS[0]], Decoding(max_tokens=4))
+    before = timeless(model.generate([PROMPTS[0]], Decoding(max_tokens=4)))
     model.close()
-    assert model.generate([PROMPTS[0]], Decoding(max_tokens=4)) == before
+    assert timeless(model.generate([PROMPTS[0]], Decoding(max_tokens=4))) == before
     assert model.generate([], Decoding()) == []
     assert model.likelihoods([], []) == []
 
@@ -181,3 +190,50 @@ def test_a_model_that_is_not_there_is_a_sentence(
 def test_an_adapter_folder_without_an_adapter_is_a_sentence(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no adapter"):
         LocalModel(str(folder), adapter=tmp_path).likelihoods([PROMPTS[0]], [["yes"]])
+
+
+def test_a_batch_shares_its_time_among_its_replies(model: LocalModel) -> None:
+    replies = model.generate(PROMPTS[:3], Decoding(max_tokens=8))
+    assert len({reply.seconds for reply in replies}) == 1
+    assert 0 < replies[0].seconds < 60
+
+
+def test_a_streamed_reply_keeps_the_contract(model: LocalModel) -> None:
+    testing.check_streaming(model)
+
+
+@pytest.mark.parametrize(
+    "decoding", [Decoding(max_tokens=60), Decoding(max_tokens=60, temperature=1.5, seed=3)]
+)
+def test_words_are_said_whole_and_make_the_reply_of_generate(
+    model: LocalModel, decoding: Decoding
+) -> None:
+    for prompt in PROMPTS:
+        pieces: list[str] = []
+        reply = model.streamed(prompt, decoding, pieces.append)
+        assert timeless([reply]) == timeless(model.generate([prompt], decoding))
+        assert "".join(pieces) == reply.text
+        assert all(re.match(r"\s", piece) for piece in pieces[1:])
+        assert reply.seconds > 0
+
+
+def test_words_are_said_while_the_rest_is_not_yet_written(model: LocalModel) -> None:
+    class Enough(Exception):
+        """The reader has seen a piece."""
+
+    def stop(piece: str) -> None:
+        raise Enough(piece)
+
+    whole = model.generate([PROMPTS[0]], Decoding(max_tokens=60, temperature=1.5))[0].text
+    with pytest.raises(Enough) as caught:
+        model.streamed(PROMPTS[0], Decoding(max_tokens=60, temperature=1.5), stop)
+    first = str(caught.value)
+    assert whole.startswith(first)
+    assert len(first) < len(whole)
+
+
+def test_a_prompt_too_long_to_stream_is_an_error_reply(model: LocalModel) -> None:
+    pieces: list[str] = []
+    reply = model.streamed(ask("QRS complex " * 300), Decoding(max_tokens=4), pieces.append)
+    assert (reply.status, pieces) == ("error", [])
+    assert "context is 256" in reply.reason

@@ -9,7 +9,7 @@ import openpyxl
 import pytest
 from support import HANDBOOK, run_cli
 
-from ecg_llm import chat, config, pipeline, prompt, steps
+from ecg_llm import config, endpoints, pipeline, prompt, steps
 from ecg_llm.commands import questions as asked
 from ecg_llm.commands import show
 from ecg_llm.contracts import StepError, UsageError
@@ -250,7 +250,7 @@ def test_a_server_that_fails_is_named_and_asked_again(tmp_path, monkeypatch):
         study = unmade(tmp_path / "study", (one, two))
         text = (study / "study.yaml").read_text().replace("  checks: {model: server}\n", "")
         (study / "study.yaml").write_text(text.replace("model: [server, other]", "model: server"))
-        monkeypatch.setattr(chat, "RETRIES", 0)
+        monkeypatch.setattr(endpoints, "RETRIES", 0)
         notes = make(study, "questions")["drafts"].notes
         failed = sum(draft.status == "error" for draft in table(study, Draft))
         assert 0 < failed < len(table(study, Draft))

@@ -1,38 +1,35 @@
-"""Chat with any OpenAI-compatible server: retries, one reply cache, structured output."""
+"""Chat with any OpenAI-compatible server: one reply cache, structured output, streams."""
 
 import json
-import random
 import re
 import sqlite3
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ecg_llm.config import ApiModelConfig, environment_key
+from ecg_llm.config import ApiModelConfig
 from ecg_llm.contracts import (
     EMPTY,
     Decoding,
-    EgressError,
     Messages,
     Reply,
     Schema,
     ServerError,
     StepError,
 )
+from ecg_llm.endpoints import Endpoint, RequestFailed, first_line
 from ecg_llm.records import digest
+from ecg_llm.streaming import Speaker
 
 if TYPE_CHECKING:
     from openai import OpenAI
 
-RETRIES = 3
-PAUSE = 0.5
-"""Seconds before the first retry of a reply that is no completion; doubled each time."""
 THOUGHT = re.compile(
     r"<(?P<tag>think(?:ing)?|thought|reasoning|seed:think)>.*?(?:</(?P=tag)>|\Z)", re.DOTALL
 )
@@ -40,13 +37,15 @@ THOUGHT_WITHOUT_START = re.compile(
     r"\A.*(?:</(?:think(?:ing)?|thought|reasoning|seed:think)>|<\|channel\|>final<\|message\|>)",
     re.DOTALL,
 )
+UNCERTAIN = re.compile(r"<[a-z:|/]*>?\Z|<\|channel\|>.*", re.DOTALL)
+"""An end that may become the start or end of a thought, or a thought in gpt-oss's own form."""
 OPENINGS = 200
 """Times that a cache which others are opening is tried, 50 ms apart."""
 CHARACTERS_PER_TOKEN = 3
 """English medical text has about 4 a token, German 3; fewer makes the estimate an upper one."""
 FORMS = ("json_schema", "json_object", "")
 """What a server is asked to enforce; one that refuses gets the next."""
-DISPENSABLE = ("temperature", "top_p", "seed")
+DISPENSABLE = ("temperature", "top_p", "seed", "stream_options", "stream")
 """Parameters that some servers refuse by name, and do without."""
 
 
@@ -76,10 +75,7 @@ class ApiModel:
         self.usage = Usage()
         self._cache = cache
         self._lock = threading.Lock()
-        self._sent = threading.local()
-        """Requests sent for the prompt that this thread is at: the client repeats some itself."""
-        self._reached = False
-        self._lost = 0
+        self._endpoint = Endpoint(settings)
         self._limit = "max_tokens"
         self._form = 0
         self._refused: frozenset[str] = frozenset()
@@ -140,6 +136,30 @@ class ApiModel:
                         cache.put(key, self.name, reply)
                     yield from ((place, reply) for place in places[key])
 
+    def streamed(self, messages: Messages, decoding: Decoding, say: Callable[[str], None]) -> Reply:
+        """Return the reply that `generate` gives, having called `say` with its pieces as they came.
+
+        Thoughts are not said, save those of a server that leaves out where they start: the reply
+        then follows apart. A reply from the cache or from a server that does not stream is said at
+        once. A stream that breaks off is asked for again if nothing was said yet; else the reply
+        has status "error" and the text so far.
+
+        Raises:
+            ServerError, EgressError, UsageError: as `replies`.
+        """
+        speaker = Speaker(say)
+        key = self._key(messages, decoding, None)
+        with _open_cache(self._cache) as cache:
+            if reply := cache.get(key):
+                self.usage.cached += 1
+                speaker.finish(reply.text)
+                return reply
+            with closing(self._endpoint.client()) as client:
+                reply = self._ask(client, messages, decoding, None, speaker)
+            if reply.status != "error":
+                cache.put(key, self.name, reply)
+            return reply
+
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return an upper estimate of each text's tokens: one for every three characters."""
         return [-(-len(text) // CHARACTERS_PER_TOKEN) for text in texts]
@@ -155,7 +175,7 @@ class ApiModel:
     ) -> Generator[tuple[str, Reply], None, None]:
         """Yield (key, reply) in the order in which replies arrive."""
         with ExitStack() as stack:
-            client = stack.enter_context(closing(self._client()))
+            client = stack.enter_context(closing(self._endpoint.client()))
             pool = ThreadPoolExecutor(self.settings.concurrency, "chat")
             stack.callback(pool.shutdown, cancel_futures=True)
             futures = {
@@ -165,66 +185,30 @@ class ApiModel:
             for future in as_completed(futures):
                 yield futures[future], future.result()
 
-    def _client(self) -> "OpenAI":
-        import openai
-
-        def count(request: object) -> None:
-            self._sent.number = getattr(self._sent, "number", 0) + 1
-
-        return openai.OpenAI(
-            base_url=self.settings.base_url,
-            api_key=environment_key(self.settings.key_env),
-            timeout=self.settings.timeout,
-            max_retries=RETRIES,
-            http_client=openai.DefaultHttpxClient(event_hooks={"request": [count]}),
-        )
-
     def _ask(
         self,
         client: "OpenAI",
         messages: Messages,
         decoding: Decoding,
         schema: Schema | None,
+        speaker: Speaker | None = None,
     ) -> Reply:
         """Return the server's reply to one prompt, or an error reply that says what failed."""
-        self._sent.number = 0
-        reply = self._reply_or_failure(client, messages, decoding, schema)
-        return replace(reply, attempts=self._sent.number)
 
-    def _reply_or_failure(
-        self, client: "OpenAI", messages: Messages, decoding: Decoding, schema: Schema | None
-    ) -> Reply:
-        import openai
-
-        reason = ""
-        for attempt in range(RETRIES + 1):
-            if attempt:  # status 200, but no completion: the client itself asks once
-                time.sleep(PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1))
+        def send() -> _Heard:
             started = time.monotonic()
-            try:
-                completion = self._request(client, messages, decoding, schema)
-                return self._reply(completion, time.monotonic() - started)
-            except openai.APIConnectionError as error:
-                self._raise_if_refused(error)
-                return self._failure(_reason(error), reached=_was_reached(error))
-            except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-                key = self.settings.key_env or "key_env, which study.yaml leaves empty"
-                raise ServerError(
-                    f"{self.settings.base_url} refused the key ({error.status_code}); check {key}."
-                ) from error
-            except openai.NotFoundError as error:
-                raise ServerError(
-                    f"{self.settings.base_url} answered 404 for the model "
-                    f"{self.settings.model!r}; check the model's name and that base_url ends as "
-                    "the server wants (often /v1)."
-                ) from error
-            except openai.APIStatusError as error:
-                if error.status_code == 429 or error.status_code >= 500:
-                    return self._failure(_reason(error), reached=True)
-                return Reply("", "error", _reason(error))
-            except (openai.APIError, ValueError) as error:
-                reason = _reason(error)
-        return self._failure(reason, reached=True)
+            answer = self._request(client, messages, decoding, schema, streams=speaker is not None)
+            heard = self._heard(answer, speaker)
+            self._count(heard, time.monotonic() - started)
+            return heard
+
+        started = time.monotonic()
+        try:
+            reply = _reply(self._endpoint.ask(send))
+        except RequestFailed as error:
+            reply = Reply("", "error", error.reason)
+        taken = time.monotonic() - started
+        return replace(reply, attempts=self._endpoint.sent, seconds=taken)
 
     def _request(
         self,
@@ -232,6 +216,8 @@ class ApiModel:
         messages: Messages,
         decoding: Decoding,
         schema: Schema | None,
+        *,
+        streams: bool,
     ) -> Any:
         """Send one request; what the server refuses is left out, for good once that has helped."""
         import openai
@@ -248,6 +234,8 @@ class ApiModel:
             }
             if decoding.top_p != 1.0:  # some servers refuse temperature and top_p together
                 body["top_p"] = decoding.top_p
+            if streams:
+                body |= {"stream": True, "stream_options": {"include_usage": True}}
             if FORMS[form]:
                 body["response_format"] = _response_format(FORMS[form], schema or {})
             for name in refused:
@@ -270,71 +258,114 @@ class ApiModel:
                 self._form = form
             return completion
 
-    def _reply(self, completion: Any, seconds: float) -> Reply:
-        """Return what a completion holds, with its usage counted."""
+    def _heard(self, answer: Any, speaker: Speaker | None) -> "_Heard":
+        """Return what the server said, whether it streams or not, having said it to the speaker."""
         import openai
 
-        if not isinstance(completion, openai.types.chat.ChatCompletion):
+        if isinstance(answer, openai.Stream):
+            with answer:
+                kind = answer.response.headers.get("content-type", "")
+                if "json" in kind:  # it has not heard of streams: the next try is without
+                    self._refused |= {"stream", "stream_options"}
+                    raise ValueError("the server does not stream")
+                if "html" not in kind:
+                    return _heard_stream(answer, speaker or Speaker(lambda piece: None))
+        if not isinstance(answer, openai.types.chat.ChatCompletion):
             raise ServerError(
                 f"{self.settings.base_url} answered with something else than a chat completion; "
                 "check that base_url ends as the server wants (often /v1)."
             )
-        tokens_in = completion.usage.prompt_tokens if completion.usage else 0
-        tokens_out = completion.usage.completion_tokens if completion.usage else 0
+        heard = _heard_whole(answer)
+        if speaker is not None:
+            speaker.finish(without_thinking(heard.text))
+        return heard
+
+    def _count(self, heard: "_Heard", seconds: float) -> None:
         with self._lock:
-            self._reached = True
-            self._lost = 0
             self.usage.requests += 1
             self.usage.seconds += seconds
-            self.usage.tokens_in += tokens_in
-            self.usage.tokens_out += tokens_out
+            self.usage.tokens_in += heard.tokens_in
+            self.usage.tokens_out += heard.tokens_out
             self.usage.cost += (
-                tokens_in * self.settings.price_in + tokens_out * self.settings.price_out
+                heard.tokens_in * self.settings.price_in
+                + heard.tokens_out * self.settings.price_out
             ) / 1e6
-        if not completion.choices:
-            return Reply("", "error", "the reply holds no choice", tokens_in, tokens_out)
-        choice = completion.choices[0]
-        text = without_thinking(_text(choice.message.content))
-        if choice.message.refusal or choice.finish_reason == "content_filter":
-            reason = choice.message.refusal or "withheld by the server's content filter"
-            return Reply(text, "refused", reason, tokens_in, tokens_out)
-        if choice.finish_reason == "length":
-            return Reply(text, "truncated", "cut at max_tokens", tokens_in, tokens_out)
-        if not text:
-            return Reply("", "error", EMPTY, tokens_in, tokens_out)
-        return Reply(text, "ok", "", tokens_in, tokens_out)
 
-    def _failure(self, reason: str, *, reached: bool) -> Reply:
-        """Return an error reply, or give up on a server that is down."""
-        with self._lock:
-            self._reached |= reached
-            self._lost += 1
-            lost = self._lost
-        if not self._reached:
-            raise ServerError(
-                f"No server answers at {self.settings.base_url} ({reason}); start it, or correct "
-                "base_url in study.yaml, and run again."
-            )
-        if lost > max(10, 2 * self.settings.concurrency):
-            raise ServerError(
-                f"{self.settings.base_url} failed {lost} requests in a row ({reason}); run again "
-                "when it is well: the replies so far are kept."
-            )
-        return Reply("", "error", reason)
 
-    @staticmethod
-    def _raise_if_refused(error: BaseException) -> None:
-        """Raise the egress guard's own error where that is what broke the connection."""
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, EgressError):
-                raise cause
-            cause = cause.__cause__ or cause.__context__
+class _Heard(NamedTuple):
+    """What a server said, before it is judged."""
+
+    text: str = ""
+    refusal: str = ""
+    finish: str = ""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    missing: str = ""
+    """Why there is no whole reply."""
+
+
+def _heard_whole(completion: Any) -> _Heard:
+    usage = completion.usage
+    tokens = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
+    if not completion.choices:
+        return _Heard("", "", "", *tokens, "the reply holds no choice")
+    choice = completion.choices[0]
+    text, refusal = _text(choice.message.content), choice.message.refusal or ""
+    return _Heard(text, refusal, choice.finish_reason or "", *tokens)
+
+
+def _heard_stream(stream: Any, speaker: Speaker) -> _Heard:
+    """Return what comes in pieces, said as it comes.
+
+    Raises:
+        ValueError: the stream broke off before anything was said.
+    """
+    import openai
+
+    text = refusal = finish = missing = ""
+    tokens = (0, 0)
+    try:
+        for chunk in stream:
+            if chunk.usage:
+                tokens = (chunk.usage.prompt_tokens or 0, chunk.usage.completion_tokens or 0)
+            for choice in chunk.choices[:1]:
+                text += _text(choice.delta.content)
+                refusal += choice.delta.refusal or ""
+                finish = choice.finish_reason or finish
+                speaker.hear(_certain(text))
+    except (openai.APIError, ValueError) as error:
+        missing = f"the stream broke off ({first_line(error)})"
+    if not finish:
+        missing = missing or "the stream ended before the reply did"
+    if missing and not speaker.said:
+        raise ValueError(missing)
+    speaker.finish(without_thinking(text))
+    return _Heard(text, refusal, finish, *tokens, "" if finish else missing)
+
+
+def _reply(heard: _Heard) -> Reply:
+    text = without_thinking(heard.text)
+    tokens = (heard.tokens_in, heard.tokens_out)
+    if heard.missing:
+        return Reply(text, "error", heard.missing, *tokens)
+    if heard.refusal or heard.finish == "content_filter":
+        reason = heard.refusal or "withheld by the server's content filter"
+        return Reply(text, "refused", reason, *tokens)
+    if heard.finish == "length":
+        return Reply(text, "truncated", "cut at max_tokens", *tokens)
+    if not text:
+        return Reply("", "error", EMPTY, *tokens)
+    return Reply(text, "ok", "", *tokens)
 
 
 def without_thinking(text: str) -> str:
     """Return the text without the thoughts before it; an unclosed one reaches to the end."""
     return THOUGHT_WITHOUT_START.sub("", THOUGHT.sub("", text)).strip()
+
+
+def _certain(text: str) -> str:
+    """Return what of an unfinished reply will be in the finished one, as far as can be told."""
+    return UNCERTAIN.sub("", without_thinking(text)).rstrip()
 
 
 def _text(content: object) -> str:
@@ -356,17 +387,6 @@ def _names(error: Exception, parameter: str) -> bool:
     return re.search(rf"\b{parameter}\b", str(error)) is not None
 
 
-def _was_reached(error: BaseException) -> bool:
-    """Return whether a connection was made before it failed, by the HTTP client's own error."""
-    return type(error.__cause__).__name__ not in ("ConnectError", "ConnectTimeout")
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of an error, short enough for a table."""
-    lines = str(error).splitlines()
-    return (lines[0] if lines else type(error).__name__)[:300]
-
-
 class _Cache:
     """Replies by key, in SQLite or nowhere; used by one thread."""
 
@@ -383,9 +403,11 @@ class _Cache:
     def put(self, key: str, model: str, reply: Reply) -> None:
         """Keep a reply; it is on disk when this returns."""
         if self._connection is not None:
+            kept = asdict(reply)
+            del kept["seconds"]  # a kept reply takes none
             self._connection.execute(
                 "INSERT OR REPLACE INTO replies VALUES (?, ?, ?)",
-                (key, model, json.dumps(asdict(reply), ensure_ascii=False)),
+                (key, model, json.dumps(kept, ensure_ascii=False)),
             )
 
 

@@ -20,7 +20,7 @@ STEPS = {
     "pages": "Gather how far each page of each document can be trusted.",
     "passages": "Cut the documents into passages with exact offsets and pages.",
     "splits": "Place every document on one side of the split, frozen once drawn.",
-    "index": "Bring the retrieval index up to the passages.",
+    "retrieval": "Measure how well retrieval finds the sources of the tested questions.",
     "answers": "Ask every arm every question of the tested splits.",
     "estimates": "Means with intervals, paired differences and ranks.",
     "report": "Write the report, one HTML file.",
@@ -150,6 +150,46 @@ def _step_command(name: str) -> Callable[..., None]:
 
 for _name in STEPS:
     app.command(_name)(_step_command(_name))
+
+
+@app.command()
+def index(
+    study: StudyFolder = Path(),
+    ready: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help='Ready passages: a line of {"passage_id", "text", "doc_id"?} each.'
+        ),
+    ] = None,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Measure the variants of index.sweep as well.")
+    ] = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring the retrieval index up to the passages: what is there already is not embedded again."""
+    from ecg_llm.commands import index as indexing
+
+    if ready:
+        console.say(indexing.take(study, ready))
+    bound, settings, _ = _bound(study, overrides, None)
+    if sweep and not settings.index.sweep:
+        raise UsageError("study.yaml has no index.sweep; docs/how-to/retrieval.md shows one.")
+    # Asked for by name the index is compared with the passages whatever its manifest says.
+    (study / bound.steps["index"].output).unlink(missing_ok=True)
+    _run(study, "index", overrides, None)
+    if sweep:
+        _run(study, "index-sweep", overrides, None)
+    found = indexing.figures(study)
+    variants = indexing.sweep(study) if sweep else []
+    if as_json:
+        rows = [row.model_dump(mode="json") for row in variants]
+        console.figures({**found, **({"sweep": rows} if sweep else {})})
+        return
+    for label, value in found.items():
+        console.out(f"{label}: {value:,}" if isinstance(value, int) else f"{label}: {value}")
+    if sweep:
+        console.table(*indexing.sweep_table(variants), title="sweep")
 
 
 @questions_app.callback()
@@ -491,7 +531,10 @@ def search(
     else:
         queries = [query]
     _run(study, "index", None, None, quiet=True)
-    for hits in asking.search(_bound(study, None, None)[1], study, queries, k):
+    settings = _bound(study, None, None)[1]
+    with _guarded(settings):
+        found = asking.search(settings, study, queries, k)
+    for hits in found:
         if as_json or file:
             console.figures({"hits": hits})
             continue
@@ -516,16 +559,20 @@ def ask(
     name = asking.choose_arm(settings, arm)
     for step in asking.needs(settings, name):
         _run(study, step, None, None, quiet=True)
+    said: list[str] = []
+
+    def say(piece: str) -> None:
+        said.append(piece)
+        console.write(piece)
+
     with _guarded(settings):
-        reply = asking.ask(settings, study, name, question)
+        reply = asking.ask(settings, study, name, question, None if as_json else say)
     if as_json:
         console.figures(reply)
     else:
-        console.out(reply["answer"])
-        for cited in reply["citations"]:
-            pages = asking.pages(cited)
-            console.out(f"\n[{cited['key']}] {cited['path']}, {pages}: {cited['section']}")
-            console.out(asking.indented(cited["text"]))
+        console.out("" if said else reply["answer"])
+        for line in asking.story(reply):
+            console.out(line)
         console.say(f"\nArm {name}, {console.duration(reply['seconds'])}. Not medical advice.")
         if asking.is_nano(settings, name):
             console.say(NANO_NOTE)
@@ -826,6 +873,21 @@ def _passages(folder: Path) -> dict[str, Any]:
     return {"passages": len(rows), "documents": len({row.doc_id for row in rows})}
 
 
+def _retrieval(folder: Path) -> dict[str, Any]:
+    from ecg_llm.records import Retrieval
+    from ecg_llm.retrieve import measure
+    from ecg_llm.steps import read_table
+
+    rows = read_table(folder / "retrieval.jsonl", Retrieval)
+    wanted = ("hit@1", "hit@5", "hit@20", "mrr", "ndcg@10", "recall@20")
+    means = {name: round(value, 4) for name, value in measure.means(rows).items()}
+    return {
+        "questions": len(rows),
+        "with a known source": sum(bool(row.sources) for row in rows),
+        **{name: means[name] for name in wanted if name in means},
+    }
+
+
 def _counted(name: str, *columns: str) -> Callable[[Path], dict[str, Any]]:
     def count(folder: Path) -> dict[str, Any]:
         from collections import Counter
@@ -878,7 +940,7 @@ _JSON: Mapping[str, Callable[[Path], dict[str, Any]]] = {
     "passages": _passages,
     "splits": _counted("splits", "split", "why"),
     "contamination": _counted("contamination", "subset", "kind", "against"),
-    "index": _passages,
+    "retrieval": _retrieval,
     "answers": _counted("answers", "arm", "status"),
     "scores": _counted("scores", "metric", "status"),
     "estimates": _estimates,

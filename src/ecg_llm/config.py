@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, NamedTuple, cast, get_args
 
 import yaml
 from pydantic import (
@@ -455,14 +455,33 @@ def _merged(start: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, A
 class Index(Section):
     """What retrieval searches and how."""
 
+    store: str = "index"
+    """A folder of the study; object storage, like s3://bucket/path; or a PostgreSQL server with
+    pgvector, like postgresql://user@host/database. It is for this study alone. Keys and passwords
+    come from the environment."""
     embedder: str = "minilm"
-    """minilm (packaged), or a sentence-transformers id or folder."""
-    dense_weight: float = Field(default=0.8, ge=0, le=1)
-    """Share of the dense score in the mix with BM25."""
-    candidates: int = Field(default=50, ge=1)
+    """minilm (packaged), a sentence-transformers id or folder, or an entry of models of kind api
+    whose server gives embeddings."""
+    dense_weight: float = Field(default=0.6, ge=0, le=1)
+    """Share of the embedding's score in the mix with BM25."""
+    candidates: int = Field(default=200, ge=1)
     """Passages taken from either side before mixing."""
+    crowding: float = Field(default=0.5, ge=0, le=1)
+    """Share of a passage's likeness to its own neighbours that is taken off its likeness to the
+    query: passages that resemble many others come up for everything."""
+    feedback: float = Field(default=0.3, ge=0, lt=1)
+    """Share of the best passage found in a second look at the candidates; 0: one look."""
+    lexicon: str = "ecg"
+    """Abbreviations and synonyms that widen the lexical side of a query: ecg (bundled), or a YAML
+    file of your own; empty: none."""
     reranker: str = ""
-    """A cross-encoder's id or folder; empty: none."""
+    """A cross-encoder's id or folder, or an entry of models of kind api whose server reranks;
+    empty: none."""
+    reranked: int = Field(default=50, ge=1)
+    """Passages of the mix that the reranker reads."""
+    sweep: tuple[dict[str, Any], ...] = ()
+    """What `ecg-llm index --sweep` varies: settings of passages, index and answers, like
+    passages.tokens; a list of values in a line gives one variant a value."""
 
 
 class Arm(Section):
@@ -478,6 +497,9 @@ class Answers(Section):
 
     k: int = Field(default=5, ge=1)
     """Passages that a retrieving arm is shown."""
+    order: Literal["edges", "rank"] = "edges"
+    """edges: the best passage first, the second best last and so on inwards, since models read the
+    middle least; rank: best first."""
     passage_tokens: int = Field(default=2048, ge=64)
     """Budget of the passages in a prompt, by the model's own tokenizer."""
     max_tokens_open: int = 200
@@ -526,6 +548,15 @@ class Privacy(Section):
     allow: tuple[str, ...] = ()
 
 
+class IndexVariant(NamedTuple):
+    """One variant of the index that a sweep compares."""
+
+    settings: dict[str, Any]
+    """What differs, by its name in study.yaml."""
+    study: "Study"
+    """The whole study under these settings."""
+
+
 class Study(Section):
     """The whole of study.yaml."""
 
@@ -566,6 +597,36 @@ class Study(Section):
         used = {arm.adapter for arm in self.arms.values()}
         return set(self.trained) - set(self.adapters) - used
 
+    @cached_property
+    def index_variants(self) -> "dict[str, IndexVariant]":
+        """Return name -> variant of `index.sweep`, like tokens128-k5.
+
+        Raises:
+            ValueError: a key cannot be varied or has a wrong value, or two variants have one name.
+        """
+        made: dict[str, IndexVariant] = {}
+        start = self.model_dump(exclude_unset=True)
+        for line in self.index.sweep:
+            if not line or any(value in ([], ()) for value in line.values()):
+                raise ValueError("index.sweep: each line needs a setting with a value")
+            for chosen in itertools.product(*(_values(key, line[key]) for key in line)):
+                changed = dict(zip(line, chosen, strict=True))
+                settings: dict[str, Any] = {**start, "index": {**start.get("index", {})}}
+                settings["index"].pop("sweep", None)
+                for key, value in changed.items():
+                    section, _, name = key.partition(".")
+                    if section not in ("passages", "index", "answers") or not name:
+                        raise ValueError(
+                            f"index.sweep: {key} cannot be varied; settings of passages, index and "
+                            "answers can, like passages.tokens"
+                        )
+                    settings[section] = {**settings.get(section, {}), name: value}
+                label = "-".join(_slug(key, value) for key, value in changed.items())
+                variant = IndexVariant(changed, Study.model_validate(settings))
+                if made.setdefault(label, variant) != variant:
+                    raise ValueError(f"index.sweep: two variants would be named {label}")
+        return made
+
     @model_validator(mode="after")
     def _references_resolve(self) -> "Study":
         wanted: list[tuple[str, str, Mapping[str, object], str]] = []
@@ -582,6 +643,11 @@ class Study(Section):
                 raise ValueError(f"sweeps.{name}: " + " ".join(problems)) from None
             except ValueError as error:
                 raise ValueError(f"sweeps.{name}: {error}") from None
+        try:
+            _ = self.index_variants
+        except ValidationError as error:
+            problems = [_sentence(one, Study) for one in error.errors()]
+            raise ValueError("index.sweep: " + " ".join(problems)) from None
         for name, arm in self.arms.items():
             wanted.append((f"arms.{name}.model", arm.model, self.models, "models"))
             if arm.adapter:

@@ -35,6 +35,12 @@ def out(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+def write(piece: str) -> None:
+    """Write a piece of the answer to standard output at once, as it is."""
+    sys.stdout.write(piece)
+    sys.stdout.flush()
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
     """Write a table to standard output; columns of numbers are aligned right."""
     from rich.box import SIMPLE_HEAD

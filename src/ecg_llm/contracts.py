@@ -92,6 +92,8 @@ class Reply:
     tokens_out: int = 0
     attempts: int = 1
     """Requests it took."""
+    seconds: float = field(default=0.0, compare=False)
+    """From the request to the whole reply; of a batch its share, of a kept reply 0."""
 
     @property
     def may_differ(self) -> bool:
@@ -152,6 +154,14 @@ class LikelihoodModel(ChatModel, Protocol):
 
 
 @runtime_checkable
+class StreamingModel(ChatModel, Protocol):
+    """A chat model that can be read while it writes."""
+
+    def streamed(self, messages: Messages, decoding: Decoding, say: Callable[[str], None]) -> Reply:
+        """Return the reply to one chat, having called `say` with each piece of it as it came."""
+
+
+@runtime_checkable
 class Embedder(Protocol):
     """Texts to unit vectors."""
 
@@ -164,6 +174,26 @@ class Embedder(Protocol):
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each text, without special tokens."""
+
+
+@runtime_checkable
+class QueryEmbedder(Embedder, Protocol):
+    """An embedder that treats queries in another way than passages."""
+
+    def embed_queries(self, texts: Sequence[str]) -> "NDArray[np.float32]":
+        """Return one unit-length row a query, shape (len(texts), dimension)."""
+
+
+@runtime_checkable
+class Reranker(Protocol):
+    """Reads a query and a passage together and says how well they match."""
+
+    @property
+    def name(self) -> str:
+        """Model and revision: all that decides the scores."""
+
+    def rerank(self, query: str, texts: Sequence[str]) -> Sequence[float]:
+        """Return one score a text; higher is better."""
 
 
 class Hit(NamedTuple):
@@ -190,6 +220,16 @@ class Task:
     passages: tuple[Passage, ...] = ()
     permutation: int = 0
     repeat: int = 0
+    searched: bool = False
+    """Whether passages were looked for; where none were found, the prompt says so."""
+
+
+class Answered(NamedTuple):
+    """An answer and the time it took."""
+
+    answer: Answer
+    seconds: float | None = None
+    """None: it was made with others, and has its share of their time."""
 
 
 @runtime_checkable
@@ -200,8 +240,16 @@ class Answerer(Protocol):
     def name(self) -> str:
         """name@revision+adapter."""
 
-    def answer(self, arm: str, tasks: Sequence[Task]) -> list[Answer]:
-        """Return one answer a task, in order; a failure is an Answer with status "error"."""
+    @property
+    def alone(self) -> bool:
+        """Whether an answer is the same in whatever company it is made.
+
+        Then a restart asks only for what is missing; else whole batches are made again, since
+        floating-point sums depend on what is computed together.
+        """
+
+    def answer(self, arm: str, tasks: Sequence[Task]) -> Iterator[Answered]:
+        """Yield one answer a task as they come; a failure is an Answer with status "error"."""
 
 
 class Window(NamedTuple):

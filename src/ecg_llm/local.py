@@ -4,9 +4,11 @@ import gc
 import inspect
 import os
 import re
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -22,6 +24,7 @@ from ecg_llm.contracts import (
     Schema,
     UsageError,
 )
+from ecg_llm.streaming import Speaker
 
 if TYPE_CHECKING:
     import torch
@@ -151,9 +154,29 @@ class LocalModel:
             else:
                 left.append(i)
         for chosen in self._batches(left, ids, held):
+            started = time.monotonic()
             with _seeded(decoding):
                 made = _generate(held, [ids[i] for i in chosen], decoding)
-            yield from zip(chosen, made, strict=True)
+            share = (time.monotonic() - started) / len(chosen)
+            for i, reply in zip(chosen, made, strict=True):
+                yield i, replace(reply, seconds=share)
+
+    def streamed(self, messages: Messages, decoding: Decoding, say: Callable[[str], None]) -> Reply:
+        """Return the reply that `generate` gives, having called `say` with its words as they came.
+
+        Raises:
+            UsageError: the model cannot be loaded.
+        """
+        held = self.load()
+        ids = chat_ids(held.tokenizer, messages)
+        if problem := held.too_long(len(ids), decoding.max_tokens):
+            return Reply("", "error", problem, tokens_in=len(ids))
+        speaker = Speaker(say)
+        started = time.monotonic()
+        with _seeded(decoding):
+            (reply,) = _generate(held, [ids], decoding, _Streamer(held, speaker))
+        speaker.finish(reply.text)
+        return replace(reply, seconds=time.monotonic() - started)
 
     def likelihoods(
         self, prompts: Sequence[Messages], continuations: Sequence[Sequence[str]]
@@ -576,13 +599,44 @@ def context(model: "PreTrainedModel") -> int:
     return int(found) if found else 10**9
 
 
-def _generate(held: Held, ids: Sequence[Sequence[int]], decoding: Decoding) -> list[Reply]:
-    """Return the replies to one batch of prompts."""
-    written = _written(held, ids, decoding)
+class _Streamer:
+    """Says whole words while `generate` of transformers hands their tokens over."""
+
+    def __init__(self, held: Held, speaker: Speaker) -> None:
+        self._held = held
+        self._speaker = speaker
+        self._tokens: list[int] | None = None
+
+    def put(self, tokens: "torch.Tensor") -> None:
+        """Take the prompt first, and then each new token."""
+        if self._tokens is None:
+            self._tokens = []
+            return
+        self._tokens += tokens.flatten().tolist()
+        text = _reply(self._held, self._tokens, 0).text
+        self._speaker.hear(re.sub(r"\s*\S*\Z", "", text))  # the last word may go on
+
+    def end(self) -> None:
+        """Leave the last word to the whole reply."""
+
+
+def _generate(
+    held: Held,
+    ids: Sequence[Sequence[int]],
+    decoding: Decoding,
+    streamer: _Streamer | None = None,
+) -> list[Reply]:
+    """Return the replies to one batch of prompts; only a single one can be streamed."""
+    written = _written(held, ids, decoding, streamer)
     return [_reply(held, new, len(prompt)) for new, prompt in zip(written, ids, strict=True)]
 
 
-def _written(held: Held, ids: Sequence[Sequence[int]], decoding: Decoding) -> list[list[int]]:
+def _written(
+    held: Held,
+    ids: Sequence[Sequence[int]],
+    decoding: Decoding,
+    streamer: _Streamer | None = None,
+) -> list[list[int]]:
     """Return the tokens written after each prompt of one batch, whatever stands after the end."""
     import torch
     from transformers import GenerationConfig
@@ -607,7 +661,7 @@ def _written(held: Held, ids: Sequence[Sequence[int]], decoding: Decoding) -> li
     )
     try:
         with torch.inference_mode():
-            made = held.model.generate(input_ids=inputs, attention_mask=mask)
+            made = held.model.generate(input_ids=inputs, attention_mask=mask, streamer=streamer)
     finally:
         held.model.generation_config = own
     written: list[list[int]] = made[:, inputs.shape[1] :].tolist()

@@ -1,7 +1,7 @@
 """Read this first: the steps of a study in order, each with its inputs and its function.
 
     PDFs -> documents -> passages -> splits -> drafts -> checks -> questions -> contamination
-         -> variants -> (adapters) -> answers -> scores -> estimates -> report
+         -> variants -> index -> retrieval -> (adapters) -> answers -> scores -> estimates -> report
 
 A stage is a folder of pure functions from rows to rows; here they meet, and only in tables.
 Stages are imported inside the functions, so that a command loads only what it runs.
@@ -18,6 +18,7 @@ from ecg_llm.contracts import (
     Answerer,
     ChatModel,
     Decoding,
+    Embedder,
     Scorer,
     StepError,
     TokenCounter,
@@ -32,7 +33,10 @@ from ecg_llm.records import (
     Document,
     Draft,
     Estimate,
+    GivenPassage,
+    IndexVariant,
     Judgement,
+    Latency,
     Overlap,
     PageQuality,
     Passage,
@@ -40,6 +44,7 @@ from ecg_llm.records import (
     Question,
     Rating,
     Retention,
+    Retrieval,
     Revision,
     Row,
     Score,
@@ -49,16 +54,18 @@ from ecg_llm.records import (
 from ecg_llm.steps import Step, Work
 
 if TYPE_CHECKING:
-    from ecg_llm.answer.retrieve import HybridIndex
     from ecg_llm.chat import ApiModel, Usage
-    from ecg_llm.embed import SentenceEmbedder, WatchedEmbedder
+    from ecg_llm.embed import WatchedEmbedder
     from ecg_llm.local import LocalModel
+    from ecg_llm.retrieve.hybrid import HybridIndex
     from ecg_llm.train.tune import Material
 
 WORDING = (
     "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json",
     "config.json",
 )  # fmt: skip
+GIVEN = "given.jsonl"
+"""Ready passages that `ecg-llm index --from` took over, in the study folder."""
 RETENTION_LIMIT = 200
 """Questions of an outside set and kind, at most, that show what an adapter forgot."""
 
@@ -76,7 +83,7 @@ def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Ste
             lambda work: read_documents(work, study, literature),
             "documents.jsonl",
             Document,
-            files=(literature,),
+            files=(literature, folder / GIVEN),
             parameters=documents,
             products=("texts",),
         ),
@@ -94,7 +101,7 @@ def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Ste
             "passages.jsonl",
             Passage,
             inputs=("documents",),
-            files=(folder / "texts",),
+            files=(folder / "texts", folder / GIVEN),
             parameters={
                 **study.passages.model_dump(mode="json"),
                 "embedder": study.index.embedder,
@@ -183,17 +190,8 @@ def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Ste
                 "seed": study.seed,
             },
         ),
+        *_retrieval_steps(study, models),
         *_training_steps(study, models),
-        Step(
-            "index",
-            lambda work: build_index(work, study, models),
-            "index",
-            inputs=("passages",),
-            parameters={
-                "embedder": study.index.embedder,
-                "kinds": study.passages.kinds,
-            },
-        ),
         *_answer_steps(study, models),
         *_judgement_steps(study, models),
     ]
@@ -204,9 +202,12 @@ def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Ste
             lambda work: score_answers(work, study, models, ratings),
             "scores.jsonl",
             Score,
-            inputs=("questions", "answers", "judgements"),
+            inputs=("passages", "questions", "answers", "judgements"),
             files=ratings,
-            parameters=study.scores.model_dump(mode="json", exclude={"judges", "ratings"}),
+            parameters={
+                **study.scores.model_dump(mode="json", exclude={"judges", "ratings"}),
+                "embedder": study.index.embedder,
+            },
         ),
         Step(
             "estimates",
@@ -217,7 +218,7 @@ def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Ste
             parameters={**study.estimates.model_dump(mode="json"), "seed": study.seed},
         ),
     ]
-    aside = ("index", "sweeps")
+    aside = ("index", "sweeps", "index-sweep")
     upstream = tuple(step.name for step in made if "/" not in step.name and step.name not in aside)
     made.append(
         Step(
@@ -225,7 +226,7 @@ def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Ste
             lambda work: write_report(work, study, steps.bind(folder, made)),
             "report/index.html",
             inputs=upstream,
-            files=(folder / "sweeps.jsonl",),
+            files=(folder / "sweeps.jsonl", folder / "index_sweep.jsonl"),
             parameters=study.model_dump(mode="json"),
         )
     )
@@ -274,6 +275,8 @@ def _training_steps(study: config.Study, models: "Models") -> list[Step]:
         base = study.models[adapter.model]
         needs = (f"training/{adapter.model}",) if base.kind == "nano" else ()
         replay = [models.folder / place for place in [adapter.pretrain.replay] if place]
+        shown = models.index_parameters()["searched"] if adapter.mix.passages else None
+        needs = (*needs, "index") if shown else needs
         found.append(
             Step(
                 f"training/{name}",
@@ -288,6 +291,7 @@ def _training_steps(study: config.Study, models: "Models") -> list[Step]:
                     "weights": models.fingerprint(adapter.model),
                     "kinds_of_passages": study.passages.kinds,
                     "prompts": prompt.version("open", "choice", "context", "passages"),
+                    "index": shown,
                     "seed": study.seed,
                 },
                 products=(f"adapters/{name}",),
@@ -323,6 +327,44 @@ def _retention_steps(study: config.Study, models: "Models") -> list[Step]:
     return [*found, replace(joined, inputs=(*joined.inputs, "training"))]
 
 
+def _retrieval_steps(study: config.Study, models: "Models") -> list[Step]:
+    """Return the steps that build the index, measure it, and compare variants of it."""
+    parameters = models.index_parameters()
+    return [
+        Step(
+            "index",
+            lambda work: build_index(work, study, models),
+            "index.json",
+            inputs=("documents", "passages"),
+            parameters={**parameters["built"], "kinds": study.passages.kinds},
+        ),
+        Step(
+            "retrieval",
+            lambda work: measure_retrieval(work, study, models),
+            "retrieval.jsonl",
+            Retrieval,
+            inputs=("passages", "questions", "index"),
+            parameters={**parameters["searched"], "limit": study.answers.limit, "seed": study.seed},
+        ),
+        Step(
+            "index-sweep",
+            lambda work: sweep_index(work, study, models),
+            "index_sweep.jsonl",
+            IndexVariant,
+            inputs=("documents", "passages", "questions"),
+            files=(models.folder / "texts", models.folder / GIVEN),
+            parameters={
+                **parameters["searched"],
+                "sweep": list(study.index.sweep),
+                "passages": study.passages.model_dump(mode="json"),
+                "k": study.answers.k,
+                "limit": study.answers.limit,
+                "seed": study.seed,
+            },
+        ),
+    ]
+
+
 def _answer_steps(study: config.Study, models: "Models") -> list[Step]:
     """Return a step for each arm, and the one that joins their tables."""
     found = []
@@ -347,14 +389,14 @@ def _answer_steps(study: config.Study, models: "Models") -> list[Step]:
                     **arm.model_dump(mode="json"),
                     "model": _identity(study, arm.model),
                     "weights": models.fingerprint(arm.model),
-                    "index": study.index.model_dump(mode="json") if arm.retrieve else None,
+                    "index": models.index_parameters()["searched"] if arm.retrieve else None,
                     "prompts": prompt.version("open", "choice", "context", "passages"),
                     "seed": study.seed,
                 },
-                version=2,
+                version=3,
             )
         )
-    return [*found, _joined("answers", Answer, found)]
+    return [*found, _answers_joined(found)]
 
 
 def _judgement_steps(study: config.Study, models: "Models") -> list[Step]:
@@ -379,9 +421,10 @@ def _judgement_steps(study: config.Study, models: "Models") -> list[Step]:
 
 def read_documents(work: Work, study: config.Study, literature: Path) -> Iterator[Row]:
     """Read the literature folder; texts go to texts/<doc_id>.md before their row is kept."""
-    from ecg_llm.corpus import ingest
+    from ecg_llm.corpus import given, ingest
 
-    if not literature.is_dir():
+    given_rows = steps.read_table(work.folder / GIVEN, GivenPassage)
+    if not literature.is_dir() and not given_rows:
         raise StepError(
             f"There is no folder {literature}; make it and put your papers in, "
             f"or set `literature` in study.yaml."
@@ -400,6 +443,7 @@ def read_documents(work: Work, study: config.Study, literature: Path) -> Iterato
         if not row.pages or pages_file(work.folder, row).exists()
     }
     used: set[Path] = set()
+    paths: set[str] = set()
     for found in ingest.ingest(literature, study.documents, known, work.progress, work.remark):
         text, pages = text_file(work.folder, found.row), pages_file(work.folder, found.row)
         if found.text:
@@ -412,26 +456,38 @@ def read_documents(work: Work, study: config.Study, literature: Path) -> Iterato
             used.add(pages)
         if found.row.reason == "near_duplicate":
             used.discard(text)
+        paths.add(found.row.path)
         yield found.row
     for path in (*texts.glob("*.md"), *texts.glob("*.jsonl")):
         if path not in used:
             path.unlink()
+    for row in given.documents(given_rows):
+        if row.path in paths:
+            raise StepError(
+                f"{GIVEN} and {study.literature} both hold a document named {row.path}; give the "
+                f"passages another doc_id."
+            )
+        yield row
 
 
 def join_pages(work: Work) -> Iterator[Row]:
     """Gather what is known of the pages of every document."""
-    for doc_id in sorted({row.doc_id for row in work.table(Document) if row.doc_id}):
+    from ecg_llm.corpus import given
+
+    documents = [row for row in work.table(Document) if row.engine != given.ENGINE]
+    for doc_id in sorted({row.doc_id for row in documents if row.doc_id}):
         yield from steps.read_table(work.folder / "texts" / f"{doc_id}.jsonl", PageQuality)
 
 
 def cut_passages(work: Work, study: config.Study, models: "Models") -> Iterator[Row]:
     """Cut every document that was read."""
-    from ecg_llm.corpus import passages
+    from ecg_llm.corpus import given, passages
 
     documents = work.table(Document)
-    rows = [row for row in documents if row.status in ("ok", "partial")]
-    if not rows:
+    readable = [row for row in documents if row.status in ("ok", "partial")]
+    if not readable:
         raise StepError(_nothing_read(documents, study.literature))
+    rows = [row for row in readable if row.engine != given.ENGINE]
     made = work.made(Passage)
     have = {row.doc_id for row in made} - {made[-1].doc_id if made else ""}  # it may lack its end
     for done, row in enumerate(rows, start=1):
@@ -439,6 +495,8 @@ def cut_passages(work: Work, study: config.Study, models: "Models") -> Iterator[
             text = read_text(work.folder, row)
             yield from passages.cut(row, text, models.embedder.count_tokens, study.passages)
         work.progress(done, len(rows))
+    ready = steps.read_table(work.folder / GIVEN, GivenPassage)
+    yield from given.passages(ready, models.embedder.count_tokens)
 
 
 def draw_splits(work: Work, study: config.Study) -> Iterator[Row]:
@@ -639,7 +697,7 @@ def train_adapter(work: Work, study: config.Study, name: str, models: "Models") 
             f"only local and nano models can be tuned."
         )
     tune.check_settings(settings, name)
-    material = training_material(work, study, settings)
+    material = training_material(work, study, settings, models)
     if not material.train:
         raise UsageError(
             f"adapters.{name}: no question with an answer is in the train split; "
@@ -661,7 +719,9 @@ def train_adapter(work: Work, study: config.Study, name: str, models: "Models") 
     work.notes += tune.remarks(out)
 
 
-def training_material(work: Work, study: config.Study, settings: config.Adapter) -> "Material":
+def training_material(
+    work: Work, study: config.Study, settings: config.Adapter, models: "Models"
+) -> "Material":
     """Return what an adapter learns from and is watched by."""
     from ecg_llm.train import examples, replay, tune
 
@@ -670,7 +730,8 @@ def training_material(work: Work, study: config.Study, settings: config.Adapter)
     variants = [row for row in work.table(Variant) if row.status == "kept"]
     trained = [row for row in kept if row.split == "train"]
     held_out = [row for row in kept if row.split == "val"]
-    made = examples.examples(trained, passages, variants, settings.mix, study.seed)
+    retriever = models.index() if settings.mix.passages else None
+    made = examples.examples(trained, passages, variants, settings.mix, study.seed, retriever)
     pretrained = settings.pretrain.epochs > 0
     return tune.Material(
         made.items,
@@ -704,12 +765,71 @@ def measure_retention(
 
 def build_index(work: Work, study: config.Study, models: "Models") -> Iterator[Row]:
     """Bring the index up to the passages."""
-    models.index().build(usable(work.table(Passage), study), work.progress)
+    wanted = usable(work.table(Passage), study)
+    if not wanted:
+        raise StepError(
+            f"No passage is of the kinds {', '.join(study.passages.kinds)}, so there is nothing to "
+            "search; set passages.kinds, or look at: ecg-llm show passages"
+        )
+    languages = {row.doc_id: row.language for row in work.table(Document)}
+    counts = models.index().build(wanted, languages, work.progress)
+    store.write_json(work.folder / "index.json", counts)
     yield from ()
 
 
+def measure_retrieval(work: Work, study: config.Study, models: "Models") -> Iterator[Row]:
+    """Search for the source of every tested question by the question alone."""
+    from ecg_llm.retrieve import measure
+
+    questions = tested(work.table(Question), study)
+    rows = usable(work.table(Passage), study)
+    yield from measure.measured(questions, rows, models.index(), progress=work.progress)
+
+
+def sweep_index(work: Work, study: config.Study, models: "Models") -> Iterator[Row]:
+    """Cut, index and search under every variant of `index.sweep`, each in a store of its own."""
+    from ecg_llm.corpus import passages
+    from ecg_llm.retrieve import sweep
+
+    documents = [row for row in work.table(Document) if row.status in ("ok", "partial")]
+    languages = {row.doc_id: row.language for row in documents}
+    original = work.table(Passage)
+    ready = [row for row in original if row.doc_id in _given_ids(documents)]
+    questions = tested(work.table(Question), study)
+    done = {row.variant for row in work.made(IndexVariant)}
+    variants = study.index_variants
+    for number, (name, variant) in enumerate(variants.items(), start=1):
+        if name not in done:
+            there = Models(variant.study, work.scratch / "study")
+            counted = there.embedder.count_tokens
+            cut = [
+                passage
+                for row in documents
+                for passage in passages.cut(
+                    row, read_text(work.folder, row), counted, variant.study.passages
+                )
+            ]
+            yield sweep.variant(
+                name,
+                variant.settings,
+                questions,
+                original,
+                usable([*cut, *ready], variant.study),
+                languages,
+                there.index(),
+                variant.study.answers.k,
+            )
+        work.progress(number, len(variants))
+
+
+def _given_ids(documents: Sequence[Document]) -> set[str]:
+    from ecg_llm.corpus import given
+
+    return {row.doc_id for row in documents if row.engine == given.ENGINE}
+
+
 def answer_arm(work: Work, study: config.Study, name: str, models: "Models") -> Iterator[Row]:
-    """Ask one arm every question of the tested splits."""
+    """Ask one arm every question of the tested splits; how long it took goes beside the table."""
     from ecg_llm.answer import arms
 
     arm = study.arms[name]
@@ -720,7 +840,10 @@ def answer_arm(work: Work, study: config.Study, name: str, models: "Models") -> 
         )
     passages = {row.passage_id: row for row in work.table(Passage)} if arm.retrieve else {}
     answerer, count = models.answerer(name)
-    yield from arms.answers(
+    done = {row.key for row in work.done}
+    path = latency_file(work.folder, name)
+    kept = {row.key: row for row in steps.read_table(path, Latency) if row.key in done}
+    made = arms.answers(
         name,
         questions,
         answerer,
@@ -728,10 +851,48 @@ def answer_arm(work: Work, study: config.Study, name: str, models: "Models") -> 
         passages,
         study.answers,
         count=count,
-        seed=study.seed,
-        done={row.key for row in work.done},
+        done=done,
         progress=work.progress,
     )
+    failed: list[str] = []
+    unshown = 0
+    try:
+        for answer, latency in made:
+            kept[latency.key] = latency
+            if answer.status == "error":
+                failed.append(answer.reason)
+            unshown += arm.retrieve and not answer.passages
+            yield answer
+            work.remark(models.spent())
+    finally:
+        store.write(path, kept.values())
+    if failed:
+        work.notes.append(_again(len(failed), 0, "answers failed", failed[0]))
+    if unshown:
+        work.notes.append(
+            f"{unshown:,} answers were given without a passage: none was found, or none fits into "
+            f"answers.passage_tokens ({study.answers.passage_tokens:,})"
+        )
+
+
+def latency_file(folder: Path, arm: str) -> Path:
+    """Return where an arm's latencies lie until they are joined."""
+    return folder / "parts" / "latencies" / f"{arm}.jsonl"
+
+
+def _answers_joined(parts: Sequence[Step]) -> Step:
+    """Return the step that joins the arms' answers, and their latencies beside them."""
+    joined = _joined("answers", Answer, parts)
+
+    def join(work: Work) -> Iterator[Row]:
+        yield from joined.make(work)
+        arms = [part.name.partition("/")[2] for part in parts]
+        rows = [
+            row for arm in arms for row in steps.read_table(latency_file(work.folder, arm), Latency)
+        ]
+        store.write(work.folder / "latencies.jsonl", rows)
+
+    return replace(joined, make=join)
 
 
 def judge_answers(work: Work, study: config.Study, name: str, models: "Models") -> Iterator[Row]:
@@ -761,12 +922,16 @@ def score_answers(
     work: Work, study: config.Study, models: "Models", ratings: Sequence[Path]
 ) -> Iterator[Row]:
     """Score every answer by every layer that is switched on."""
-    from ecg_llm.score import choice, human, judge, overlap
+    from ecg_llm.score import choice, citing, human, judge, overlap
 
     questions = {row.question_id: row for row in work.table(Question)}
     answers = work.table(Answer)
     items = [(questions[answer.question_id], answer) for answer in answers]
-    scorers: list[Scorer] = [choice.ChoiceScorer()]
+    passages = {row.passage_id: row for row in work.table(Passage)}
+    scorers: list[Scorer] = [
+        choice.ChoiceScorer(),
+        citing.CitationScorer(models.embedder, passages),
+    ]
     if study.scores.overlap:
         scorers.append(overlap.OverlapScorer())
         if study.scores.bertscore:
@@ -857,18 +1022,18 @@ class Models:
 
     study: config.Study
     folder: Path
-    _embedder: "SentenceEmbedder | None" = None
+    _embedder: "Embedder | None" = None
     _held: tuple[tuple[str, str], "LocalModel"] | None = None
     _servers: dict[str, "ApiModel"] = field(default_factory=dict)
     _index: "HybridIndex | None" = None
 
     @property
-    def embedder(self) -> "SentenceEmbedder":
+    def embedder(self) -> "Embedder":
         """The embedder of the index; its tokenizer counts the tokens of passages."""
-        from ecg_llm.embed import SentenceEmbedder
+        from ecg_llm.embed import embedder_of
 
         if self._embedder is None:
-            self._embedder = SentenceEmbedder(self.study.index.embedder)
+            self._embedder = embedder_of(self.study)
         return self._embedder
 
     def watched_embedder(self, work: Work) -> "WatchedEmbedder":
@@ -880,11 +1045,40 @@ class Models:
 
     def index(self) -> "HybridIndex":
         """Return the index of this study, opened."""
-        from ecg_llm.answer.retrieve import HybridIndex
+        from ecg_llm.embed import reranker_of
+        from ecg_llm.retrieve.hybrid import HybridIndex
+        from ecg_llm.retrieve.lexicon import Lexicon
 
         if self._index is None:
-            self._index = HybridIndex(self.folder / "index", self.embedder, self.study.index)
+            self._index = HybridIndex(
+                self.folder,
+                self.embedder,
+                self.study.index,
+                Lexicon.load(self.study.index.lexicon, self.folder),
+                reranker_of(self.study),
+            )
         return self._index
+
+    def index_parameters(self) -> dict[str, dict[str, object]]:
+        """Return what decides what the index holds ("built"), and what a search finds in it."""
+        from ecg_llm.retrieve import hybrid, terms
+        from ecg_llm.retrieve.lexicon import Lexicon
+
+        settings = self.study.index
+        built = {
+            "store": settings.store,
+            "embedder": settings.embedder,
+            "embedding_server": _identity(self.study, settings.embedder),
+            "terms": terms.VERSION,
+        }
+        searched = {
+            **settings.model_dump(mode="json", exclude={"store", "sweep", "lexicon"}),
+            **built,
+            "lexicon": Lexicon.load(settings.lexicon, self.folder).version,
+            "reranking_server": _identity(self.study, settings.reranker),
+            "search": hybrid.VERSION,
+        }
+        return {"built": built, "searched": searched}
 
     def source(self, name: str) -> str:
         """Return the folder or id of a local or nano model's weights."""
@@ -966,8 +1160,13 @@ class Models:
             self._servers[name] = ApiModel(settings, self.folder / "cache.sqlite")
         return self._servers[name]
 
-    def answerer(self, arm_name: str) -> tuple[Answerer, TokenCounter]:
-        """Return what answers for this arm, and the tokenizer that its passages are counted by."""
+    def answerer(
+        self, arm_name: str, say: Callable[[str], None] | None = None
+    ) -> tuple[Answerer, TokenCounter]:
+        """Return what answers for this arm, and the tokenizer that its passages are counted by.
+
+        `say`, if given, is called with each piece of a reply as it is written.
+        """
         from ecg_llm.answer.arms import ModelAnswerer
         from ecg_llm.answer.extractive import ExtractiveAnswerer
 
@@ -977,7 +1176,8 @@ class Models:
             answerer = ExtractiveAnswerer(self.embedder, settings.sentences)
             return answerer, self.embedder.count_tokens
         model = self.chat(arm.model, arm.adapter)
-        return ModelAnswerer(model, self.study.answers, self.study.seed), model.count_tokens
+        asked = ModelAnswerer(model, self.study.answers, self.study.seed, say)
+        return asked, model.count_tokens
 
     def writers(self, passages: Sequence[Passage], done: Collection[str] = ()) -> list[Writer]:
         """Return what writes questions from these usable passages, drafts in `done` left out."""
@@ -1104,6 +1304,8 @@ def allowed_hosts(study: config.Study) -> Collection[str]:
         for model in study.models.values()
         if isinstance(model, config.ApiModelConfig)
     ]
+    if "://" in study.index.store:
+        servers.append(privacy.host_of(study.index.store))
     return {*servers, *study.privacy.allow}
 
 

@@ -1,7 +1,8 @@
 """Prompt files rendered strictly, and the one builder of the prompt that every arm answers.
 
 A prompt file holds `{{name}}` places. A missing or a surplus value is an error, and values are
-inserted as they are, never rendered again: document text is data.
+never rendered again: document text is data. Passages are quoted line by line, other texts stand
+between lines like <<<TEXT and TEXT>>> of the prompt file, so that nothing in a text can end it.
 """
 
 import re
@@ -14,6 +15,10 @@ from ecg_llm.contracts import NO_ANSWER, Message, Task
 from ecg_llm.records import LETTERS, Passage, Question, digest
 
 PLACE = re.compile(r"\{\{(\w+)\}\}")
+FENCE = re.compile(r"^(\w+)>>>$", re.MULTILINE)
+"""The line of a prompt file that ends a text given as data."""
+NO_PASSAGE = "(No passage of the literature was found.)"
+"""What stands in the place of the passages where none were found."""
 ChoiceReply = Literal["sentence", "letter", "option"]
 """Forms of a reply to a choice question."""
 
@@ -36,6 +41,10 @@ def render(name: str, values: Mapping[str, str]) -> str:
         missing = ", ".join(sorted(places - set(values))) or "none"
         surplus = ", ".join(sorted(set(values) - places)) or "none"
         raise ValueError(f"prompt {name}: missing values: {missing}; surplus values: {surplus}")
+    ends = "|".join(sorted(set(FENCE.findall(text))))
+    if ends:
+        harmless = re.compile(rf"({ends})>>>")
+        values = {name: harmless.sub(r"\1>> >", value) for name, value in values.items()}
     return PLACE.sub(lambda place: values[place.group(1)], text)
 
 
@@ -65,11 +74,12 @@ def question_messages(task: Task) -> list[Message]:
     """
     question = task.question
     parts = []
-    if task.passages:
-        passages = "\n\n".join(passage_text(i, p) for i, p in enumerate(task.passages, start=1))
+    if task.passages or task.searched:
+        shown = [passage_text(i, p) for i, p in enumerate(task.passages, start=1)]
+        passages = "\n\n".join(shown) or NO_PASSAGE
         parts.append(render("passages", {"passages": passages, "no_answer": NO_ANSWER}))
     if question.context:
-        parts.append(render("context", {"context": question.context}))
+        parts.append(render("context", {"context": quoted(question.context)}))
     if question.kind == "choice":
         options = "\n".join(
             f"{letter}) {option}" for letter, option in zip(LETTERS, task.options, strict=False)
@@ -81,9 +91,14 @@ def question_messages(task: Task) -> list[Message]:
 
 
 def passage_text(number: int, passage: Passage) -> str:
-    """Return a passage as prompts show it, under its citation key."""
-    heading = f" {passage.section}" if passage.section else ""
-    return f"[{number}]{heading}\n{passage.text}"
+    """Return a passage as prompts show it, quoted under its citation key."""
+    heading = f"{passage.section}\n" if passage.section else ""
+    return f"[{number}]\n{quoted(heading + passage.text)}"
+
+
+def quoted(text: str) -> str:
+    """Return a text with "> " before every line: none of them can pass for a line of the prompt."""
+    return "\n".join(f"> {line}".rstrip() for line in text.splitlines())
 
 
 def choice_reply(letter: str, form: ChoiceReply = "sentence", option: str = "") -> str:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -271,6 +271,23 @@ class Passage(Row):
         return digest(doc_id, start, end, text)
 
 
+class GivenPassage(Row):
+    """A passage that `ecg-llm index --from` took over ready-made."""
+
+    table: ClassVar[str] = "given"
+    key_columns: ClassVar[tuple[str, ...]] = ("passage_id",)
+
+    passage_id: str = Field(min_length=1)
+    text: str
+    doc_id: str = ""
+    """Empty: the passage is a document of its own."""
+    title: str = ""
+    section: str = ""
+    page: int = Field(default=1, ge=1)
+    language: str = ""
+    """ISO 639-1; empty: told from the text."""
+
+
 class Draft(Row):
     """A writer's reply about one window of passages, as it came."""
 
@@ -366,7 +383,8 @@ class Question(Row):
     context: str = ""
     """Text that belongs to the question (an abstract, say) and is shown to every arm."""
     evidence: str = ""
-    """The quoted span of the passage that the answer rests on."""
+    """The quoted span of the passage, or of an imported question's document, that the answer rests
+    on."""
     passage_id: str = ""
     joined: tuple[Span, ...] = ()
     """Spans of further passages, where the answer joins several."""
@@ -510,6 +528,65 @@ class Citation(BaseModel):
     score: float
 
 
+class Retrieval(Row):
+    """What retrieval found for one tested question; without sources where none is known."""
+
+    table: ClassVar[str] = "retrieval"
+    key_columns: ClassVar[tuple[str, ...]] = ("question_id",)
+
+    question_id: str
+    sources: tuple[str, ...]
+    """The passages that hold the question's evidence."""
+    hits: tuple[Citation, ...] = ()
+    """The best passages found by the question alone, best first."""
+    ranks: tuple[int | None, ...] = ()
+    """Place of each source among the hits, from 1; None: not among them."""
+
+
+class IndexVariant(Row):
+    """How well one variant of the index finds the sources of the tested questions."""
+
+    table: ClassVar[str] = "index_sweep"
+    key_columns: ClassVar[tuple[str, ...]] = ("variant",)
+
+    variant: str
+    settings: dict[str, str | int | float]
+    """What was varied, by its name in study.yaml."""
+    passages: int
+    questions: int
+    """Tested ones whose source is known."""
+    shown: float
+    """Share of them with a source among the answers.k best."""
+    hit_1: float
+    hit_5: float
+    hit_20: float
+    mrr: float
+    ndcg_10: float
+    recall_20: float
+    index_seconds: float
+    """To embed and store all passages; 0 where another variant has the same."""
+    search_ms: float
+    """A question, asked alone."""
+
+
+class Latency(Row):
+    """How long one answer took; outside of all digests, since no two runs agree."""
+
+    table: ClassVar[str] = "latencies"
+    key_columns: ClassVar[tuple[str, ...]] = ("question_id", "arm", "repeat", "permutation")
+
+    question_id: str
+    arm: str
+    repeat: int = 0
+    permutation: int = 0
+    seconds: float
+    """Of the model: of a batch in this process its share; 0 where a kept reply was used."""
+    search_seconds: float = 0.0
+    """Of the retrieval, its share of the batch."""
+    together: int = 1
+    """Answers that were made at once."""
+
+
 class Answer(Row):
     """What one arm replied to one question, once."""
 
@@ -647,6 +724,7 @@ TABLES: Mapping[str, type[Row]] = {
     for row in (
         Document,
         PageQuality,
+        GivenPassage,
         Passage,
         Placement,
         Draft,
@@ -657,7 +735,10 @@ TABLES: Mapping[str, type[Row]] = {
         Overlap,
         Training,
         Retention,
+        Retrieval,
+        IndexVariant,
         Answer,
+        Latency,
         Judgement,
         Rating,
         Score,
@@ -703,6 +784,12 @@ METRICS: Mapping[str, Metric] = {
     ),
     "human": Metric("human", "Experts' rating (0-1)", False, "open", None),
     "words": Metric("other", "Words in the answer", False, "open", None),
+    "abstained": Metric("other", "Says that the literature does not answer", True, "open", None),
+    "claims_cited": Metric("other", "Statements with a key that was given", False, "open", None),
+    "claims_supported": Metric(
+        "other", "Statements that a cited passage bears out (no model)", False, "open", None
+    ),
+    "keys_not_given": Metric("other", "Keys that were not given", False, "open", None),
     "reference_likelihood": Metric(
         "other", "Log-likelihood of the reference per token", False, "open", None
     ),

@@ -1,6 +1,7 @@
 """Fakes and contract checks for authors of components and for this project's own tests."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +11,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ecg_llm.contracts import ChatModel, Decoding, Embedder, Messages, Reply, Schema, Window, Writer
+from ecg_llm.contracts import (
+    ChatModel,
+    Decoding,
+    Embedder,
+    Messages,
+    Reply,
+    Reranker,
+    Schema,
+    StreamingModel,
+    Window,
+    Writer,
+)
 from ecg_llm.records import Draft, Passage
 
 ReplyFunction = Callable[[list[dict[str, str]], dict[str, Any]], str | list[dict[str, object]]]
@@ -19,21 +31,36 @@ Fault = int | Literal["stall", "cut", "broken", ""]
 """A status, no answer at all, a body that ends early, a body that is no JSON; "" for none."""
 
 
-class FakeServer:
-    """A real server on 127.0.0.1 that speaks /v1/chat/completions and /v1/models.
+def letters(texts: Sequence[str]) -> list[list[float]]:
+    """Return a vector of letter counts for each text: equal for equal texts, near for near ones."""
+    return [[1.0, *(float(text.lower().count(chr(97 + n))) for n in range(15))] for text in texts]
 
-    Use it as a context manager; `base_url` is what a client needs. `reply` writes each answer.
-    The first `fail_first` chat requests get `fail_status`; `fault` says of each request, by its
-    number from 1 and its body, what goes wrong; a request with a parameter or response format
-    named in `rejects` gets 400; `key` is the API key asked for, if any; every answer waits `delay`
-    seconds. `finish_reason` may be "length" or "content_filter". `requests` holds the bodies of
-    all chat requests, in order of arrival.
+
+def common_words(query: str, texts: Sequence[str]) -> list[float]:
+    """Return the number of the query's words in each text, as a reranker's scores."""
+    wanted = set(re.findall(r"\w+", query.lower()))
+    return [float(len(wanted & set(re.findall(r"\w+", text.lower())))) for text in texts]
+
+
+class FakeServer:
+    """A real server on 127.0.0.1 that speaks chat (streamed or not), embeddings and reranking.
+
+    Use it as a context manager; `base_url` is what a client needs. `reply` writes each answer of
+    /v1/chat/completions, `vectors` those of /v1/embeddings and `relevance` the scores of
+    /v1/rerank. The first `fail_first` requests get `fail_status`; `fault` says of each request, by
+    its number from 1 and its body, what goes wrong ("cut" ends a stream after half its pieces); a
+    request with a parameter or response format named in `rejects` gets 400; `key` is the API key
+    asked for, if any; every answer waits `delay` seconds, and a stream as long before each piece of
+    `piece` characters. `streams` off: stream=True is overlooked. `finish_reason` may be "length" or
+    "content_filter". `requests` holds the bodies of all requests, in order of arrival.
     """
 
     def __init__(
         self,
-        reply: ReplyFunction,
+        reply: ReplyFunction = lambda messages, body: "ok",
         *,
+        vectors: Callable[[Sequence[str]], Sequence[object]] = letters,
+        relevance: Callable[[str, Sequence[str]], Sequence[float]] = common_words,
         model: str = "fake",
         fail_first: int = 0,
         fail_status: int = 500,
@@ -42,8 +69,12 @@ class FakeServer:
         key: str = "",
         delay: float = 0.0,
         finish_reason: str = "stop",
+        streams: bool = True,
+        piece: int = 3,
     ) -> None:
         self.reply = reply
+        self.vectors = vectors
+        self.relevance = relevance
         self.model = model
         self.fail_first = fail_first
         self.fail_status = fail_status
@@ -52,6 +83,8 @@ class FakeServer:
         self.key = key
         self.delay = delay
         self.finish_reason = finish_reason
+        self.streams = streams
+        self.piece = piece
         self.requests: list[dict[str, Any]] = []
         self._lock = threading.Lock()
         self._server: ThreadingHTTPServer | None = None
@@ -85,8 +118,10 @@ class FakeServer:
             self._server.server_close()
             self._server = self._thread = None
 
-    def answer(self, body: dict[str, Any], authorization: str) -> tuple[int, dict[str, Any], Fault]:
-        """Return the status and body with which one chat request is answered, and how it breaks."""
+    def answer(
+        self, path: str, body: dict[str, Any], authorization: str
+    ) -> tuple[int, dict[str, Any], Fault]:
+        """Return the status and body with which a request is answered, and how it breaks."""
         with self._lock:
             self.requests.append(body)
             number = len(self.requests)
@@ -104,13 +139,18 @@ class FakeServer:
         for name in (*body, body.get("response_format", {}).get("type", "")):
             if name in self.rejects:
                 return 400, _error(f"{name} is not supported"), ""
+        makers = {
+            "/v1/chat/completions": self._chat,
+            "/v1/embeddings": self._embeddings,
+            "/v1/rerank": self._scores,
+        }
+        return 200, {"id": f"made-{number}", "model": self.model, **makers[path](body)}, fault
+
+    def _chat(self, body: dict[str, Any]) -> dict[str, Any]:
         content = self.reply(body["messages"], body)
-        written = len(str(content).split())
-        made = {
-            "id": f"chatcmpl-{number}",
+        return {
             "object": "chat.completion",
             "created": 0,
-            "model": self.model,
             "choices": [
                 {
                     "index": 0,
@@ -120,11 +160,20 @@ class FakeServer:
             ],
             "usage": {
                 "prompt_tokens": sum(len(m["content"].split()) for m in body["messages"]),
-                "completion_tokens": written,
+                "completion_tokens": len(str(content).split()),
                 "total_tokens": 0,
             },
         }
-        return 200, made, fault
+
+    def _embeddings(self, body: dict[str, Any]) -> dict[str, Any]:
+        found = self.vectors(body["input"])
+        data = [{"object": "embedding", "index": i, "embedding": v} for i, v in enumerate(found)]
+        return {"object": "list", "data": data[::-1]}  # the index says which is whose
+
+    def _scores(self, body: dict[str, Any]) -> dict[str, Any]:
+        scores = self.relevance(body["query"], body["documents"])
+        results = [{"index": i, "relevance_score": score} for i, score in enumerate(scores)]
+        return {"results": sorted(results, key=lambda one: -one["relevance_score"])}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -144,13 +193,56 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.path != "/v1/chat/completions":
+        if self.path not in ("/v1/chat/completions", "/v1/embeddings", "/v1/rerank"):
             self._send(404, _error(f"nothing at {self.path}"))
             return
-        self._send(*self.fake.answer(json.loads(data), self.headers.get("Authorization", "")))
+        body = json.loads(data)
+        key = self.headers.get("Authorization", "")
+        status, made, fault = self.fake.answer(self.path, body, key)
+        if status == 200 and body.get("stream") and self.fake.streams and fault != "stall":
+            self._stream(made, fault, usage="stream_options" in body)
+        else:
+            self._send(status, made, fault)
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Say nothing on stderr."""
+
+    def _stream(self, made: dict[str, Any], fault: Fault, *, usage: bool) -> None:
+        """Send a completion in pieces, as server-sent events in chunks."""
+        (choice,) = made["choices"]
+        content, size = choice["message"]["content"], self.fake.piece
+        if isinstance(content, str):
+            content = [content[start : start + size] for start in range(0, len(content), size)]
+        else:
+            content = [[part] for part in content]
+        deltas = [({"content": piece}, None) for piece in content]
+        deltas.append(({}, choice["finish_reason"]))
+        head = made | {"object": "chat.completion.chunk", "usage": None}
+        events = [
+            json.dumps(head | {"choices": [{"index": 0, "delta": delta, "finish_reason": end}]})
+            for delta, end in deltas
+        ]
+        if usage:
+            events.append(json.dumps(head | {"choices": [], "usage": made["usage"]}))
+        events.append("[DONE]")
+        if fault == "broken":
+            events = ["{{{"]
+        if fault == "cut":
+            del events[len(content) // 2 :]
+            self.close_connection = True
+        try:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            for event in events:
+                time.sleep(self.fake.delay)
+                data = f"data: {event}\n\n".encode()
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+            if fault != "cut":
+                self.wfile.write(b"0\r\n\r\n")
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the client has gone
 
     def _send(self, status: int, body: Mapping[str, object], fault: Fault = "") -> None:
         data = json.dumps(body).encode()
@@ -265,6 +357,39 @@ def check_chat_model(model: ChatModel) -> None:
     counts = model.count_tokens(["", "one", "one two three"])
     assert len(counts) == 3, "there must be one count a text"
     assert counts == sorted(counts), "a longer text must not count fewer tokens"
+
+
+def check_streaming(model: StreamingModel) -> None:
+    """Check that a chat model streams the reply that it gives at once.
+
+    Raises:
+        AssertionError: says what does not hold.
+    """
+    assert isinstance(model, StreamingModel), "streamed is missing"
+    decoding = Decoding(max_tokens=8)
+    prompt: Messages = [{"role": "user", "content": "What is a normal PR interval?"}]
+    (whole,) = model.generate([prompt], decoding)
+    pieces: list[str] = []
+    reply = model.streamed(prompt, decoding, pieces.append)
+    assert reply.text == whole.text, "the streamed reply is another than that of generate"
+    assert reply.status == whole.status, "the streamed reply has another status"
+    assert "".join(pieces) == reply.text, "the pieces do not make the reply"
+
+
+def check_reranker(reranker: Reranker) -> None:
+    """Check the contract of a reranker on three short texts.
+
+    Raises:
+        AssertionError: says what does not hold.
+    """
+    assert isinstance(reranker, Reranker), "name or rerank is missing"
+    assert reranker.name, "the name is empty"
+    texts = ["bread is baked", "atrial fibrillation has no P waves", "bread is baked"]
+    scores = list(reranker.rerank("P waves in atrial fibrillation", texts))
+    assert len(scores) == len(texts), "there must be one score a text"
+    assert np.isfinite(scores).all(), "scores must be numbers"
+    assert np.isclose(scores[0], scores[2], atol=1e-2), "equal texts must have equal scores"
+    assert not list(reranker.rerank("P waves", [])), "no texts must give no scores"
 
 
 def check_embedder(embedder: Embedder) -> None:

@@ -10,7 +10,7 @@ from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from ecg_llm import config
-from ecg_llm.corpus.passages import cut, sentences
+from ecg_llm.corpus.passages import cut
 from ecg_llm.records import Document, Passage
 
 PIECES = {
@@ -122,11 +122,6 @@ def test_overlap_does_not_begin_inside_a_row(indent: str) -> None:
     assert {line.strip() for passage in found for line in passage.text.split("\n")} <= rows
 
 
-def test_a_line_of_dots_takes_no_endless_time() -> None:
-    text = "." * 200_000 + "x. The end."
-    assert sentences(text)[-1][1] == len(text)
-
-
 def test_the_paper_s_characters_can_be_configured() -> None:
     settings = config.Passages(tokens=1024, overlap=100, unit="characters")
     found = cut(document(PARAGRAPH), PARAGRAPH, words, settings)
@@ -176,37 +171,3 @@ def test_tokens_are_counted_in_one_call() -> None:
 
 def test_no_text_makes_no_passage() -> None:
     assert cut(document(""), "", words, config.Passages()) == []
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "The ECG is normal.|See Fig. 3 for lead V1.|It lasts 0.12 s in adults.",
-        "Dr. A. Smith et al. found this.|Others, e.g. Jones vs. Miller, did not.",
-        "Er nahm z. B. Flecainid ein.|Die PQ-Zeit betrug ca. 200 ms.|Das gilt u. a. hier.",
-        "Am 3. Oktober kam er.|Ein AV-Block 2. Grades lag vor.",
-        "Was it VT?|Yes!|The QRS was 160 ms (cf. Table 2).|pH was 7.2.",
-        "The axis was seen in lead I.|The T wave in lead II was flat.",
-        "This was described in 2008.|The next study followed.",
-        "Waves were absent [12].|Dose was 5 mg i.v. at 8 a.m. on day 2.",
-        'He said "it stopped."|Then it beat again.',
-        "The QT was 480 ms.|Beta blockers help.|It rose 2 mm.|V1 had a raised ST.|PR fell.",
-        "ST elevation of approx. 2 mm was seen.|No. 5 had none.",
-    ],
-)
-def test_sentences_end_where_a_reader_ends_them(text: str) -> None:
-    joined = text.replace("|", " ")
-    assert [joined[start:end] for start, end in sentences(joined)] == text.split("|")
-
-
-def test_blocks_end_sentences_and_line_ends_do_not() -> None:
-    text = "# A heading\nOne line\ngoes on.\n\n- first\n- second\n\n| a | b |\n|---|---|\nLast"
-    assert [text[start:end] for start, end in sentences(text)] == [
-        "# A heading",
-        "One line\ngoes on.",
-        "- first",
-        "- second",
-        "| a | b |",
-        "|---|---|",
-        "Last",
-    ]

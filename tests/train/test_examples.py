@@ -70,7 +70,7 @@ def reply_of(item: template.Example) -> str:
 def shown(item: template.Example) -> dict[int, Passage]:
     """Return key -> passage of those that a prompt shows."""
     found = {}
-    for key, section, text in re.findall(r"^\[(\d+)\] (.+)\n(.+)$", prompt_of(item), re.MULTILINE):
+    for key, section, text in re.findall(r"^\[(\d+)\]\n> (.+)\n> (.+)$", prompt_of(item), re.M):
         (found[int(key)],) = [
             p for p in PASSAGES.values() if (p.section, p.text) == (section, text)
         ]
@@ -382,3 +382,28 @@ def test_validation_takes_every_question_once_in_order() -> None:
     made = plain(rows, Mixture(passages=1, joined=1, choice=0))
     assert made.items == [template.example(row) for row in rows]
     assert (made.counts["open"], made.counts["choice"], sum(made.counts.values())) == (2, 2, 4)
+
+
+def test_distractors_are_what_retrieval_finds_and_never_of_a_document_not_trained_on():
+    by_id = dict(PASSAGES)
+    row = OPEN[0]
+    others = [key for key, shown in by_id.items() if shown.doc_id != by_id[row.passage_id].doc_id]
+    foreign = passage("A passage of a tested document.", doc_id="t" * 16)
+
+    class Finder:
+        def __init__(self):
+            self.queries = []
+
+        def search(self, queries, k):
+            self.queries += queries
+            ids = [foreign.passage_id, row.passage_id, others[-1], others[1]]
+            return [[(key, 1.0) for key in ids] for _ in queries]
+
+    finder = Finder()
+    mix = Mixture(passages=1, abstain=0, distractors=2)
+    made = examples([row], by_id, [], mix, 1, finder)
+    shown = made.items[0]["prompt"][0]["content"]
+    assert finder.queries == [row.question]
+    for key in (row.passage_id, others[-1], others[1]):
+        assert by_id[key].text.splitlines()[0] in shown
+    assert foreign.text not in shown

@@ -76,10 +76,11 @@ def test_scores_are_those_of_the_products_own_metrics(tiny: Path, adapter: Path)
     assert set(rows) == {question.question_id for question in BOTH}
     for column, folder in (("before", None), ("after", adapter)):
         model = LocalModel(str(tiny), adapter=folder)
-        answers = ModelAnswerer(model, Answers(max_tokens_open=1, max_tokens_choice=1), 1).answer(
+        made = ModelAnswerer(model, Answers(max_tokens_open=1, max_tokens_choice=1), 1).answer(
             "tuned", [Task(question, question.options) for question in BOTH]
         )
-        items = list(zip(BOTH, answers, strict=True))
+        by_id = {question.question_id: question for question in BOTH}
+        items = [(by_id[answer.question_id], answer) for answer, _ in made]
         scores = [
             *(s for s in ChoiceScorer().score(items) if s.metric == "accuracy_likelihood"),
             *(s for s in OverlapScorer().score(items) if s.metric == "reference_likelihood"),

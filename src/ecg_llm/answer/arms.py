@@ -1,12 +1,13 @@
 """Every arm is asked the same way: the same tasks, prompt, passages by question, and decoding."""
 
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ecg_llm import config, prompt
 from ecg_llm.contracts import (
+    Answered,
     Answerer,
     ChatModel,
     Decoding,
@@ -14,19 +15,21 @@ from ecg_llm.contracts import (
     Hit,
     Likelihood,
     LikelihoodModel,
+    Messages,
     Progress,
     Reply,
     Retriever,
     StepError,
+    StreamingModel,
     Task,
     TokenCounter,
 )
-from ecg_llm.records import LETTERS, Answer, Citation, Passage, Question, digest
+from ecg_llm.records import LETTERS, Answer, Citation, Latency, Passage, Question, digest
 
 BATCH = 32
 """Tasks answered together. Part of what decides the text: floating-point sums depend on it."""
-
-BRACKETS = re.compile(r"\[(\d{1,4}(?:\s*[,;–-]\s*\d{1,4})*)\]")
+QUEUED = 512
+"""Tasks given at once to a model whose answers do not depend on their company, to keep it busy."""
 
 
 class TaskKey(NamedTuple):
@@ -51,52 +54,57 @@ def answers(
     arm: str,
     questions: Sequence[Question],
     answerer: Answerer,
-    retrieve: Retriever | None,
+    retriever: Retriever | None,
     passages: Mapping[str, Passage],
     settings: config.Answers,
     *,
     count: TokenCounter | None,
-    seed: int,
     done: Collection[tuple[object, ...]] = (),
     progress: Progress = lambda done, total: None,
-) -> Iterator[Answer]:
-    """Yield one arm's answer to every task, in batches of sorted tasks.
+) -> Iterator[tuple[Answer, Latency]]:
+    """Yield one arm's answer to every task and how long it took, as they come.
 
-    A batch that is wholly in `done` is skipped; one that is partly there is made whole again, so
-    that a restart computes the same batches and gives the same text. What fails becomes an answer
-    with status "error".
+    Tasks are answered in batches, cut by sorted key. A batch that is wholly in `done` is skipped;
+    one that is partly there is made whole again, so that a restart computes the same batches and
+    gives the same text. Of an answerer that answers alone only what is missing is asked for. What
+    fails becomes an answer with status "error".
 
     Args:
         arm: Name of the arm.
         questions: All that the arm is asked, whether done or not.
         answerer: The model side of the arm.
-        retrieve: The search side; None for an arm without passages.
+        retriever: The search side; None for an arm without passages.
         passages: By passage_id; all that the index holds.
         settings: How many passages, repeats and permutations.
         count: The model's tokenizer, which the budget of passages is counted by; None: no budget.
-        seed: Of the study. Nothing here is drawn by chance; the answerer has its own.
         done: Keys of answers made by an earlier run.
-        progress: Called with (done, total) after each batch.
+        progress: Called with (done, total) after each answer.
 
     Raises:
         EcgLlmError: what a person must mend before the run can go on: a server that is down, a
             host that is not allowed, a wrong setting, an index that is out of date.
     """
-    todo = tasks(questions, settings.repeats, settings.permutations)
+    every = tasks(questions, settings.repeats, settings.permutations)
     asked = _Asked(
         arm,
         {question.question_id: question for question in questions},
         answerer,
-        retrieve,
+        retriever,
         passages,
         settings,
         count,
     )
-    for start in range(0, len(todo), BATCH):
-        batch = todo[start : start + BATCH]
-        if any(asked.row_key(key) not in done for key in batch):
-            yield from asked.answered(batch)
-        progress(start + len(batch), len(todo))
+    size = QUEUED if answerer.alone else BATCH
+    for start in range(0, len(every), size):
+        batch = every[start : start + size]
+        missing = [key for key in batch if asked.row_key(key) not in done]
+        todo = missing if answerer.alone or not missing else batch
+        held = len(batch) - len(todo)
+        if held:
+            progress(start + held, len(every))
+        for number, made in enumerate(asked.answered(todo), start=1):
+            yield made
+            progress(start + held + number, len(every))
 
 
 def ask(
@@ -117,86 +125,93 @@ def ask(
     question = question.encode("utf-8", "replace").decode("utf-8")  # a terminal's broken bytes
     row = Question(question_id=digest("ask", question), set="ask", kind="open", question=question)
     once = settings.model_copy(update={"repeats": 1, "permutations": 1})
-    return next(answers(arm, [row], answerer, retriever, passages, once, count=count, seed=0))
+    made, _ = next(answers(arm, [row], answerer, retriever, passages, once, count=count))
+    return made
 
 
-def cited(answer: Answer, passages: Mapping[str, Passage]) -> list[tuple[int, Passage]]:
-    """Return the passages that an answer's text cites, with their keys, in order of the keys."""
-    valid, _ = citations(answer.text, len(answer.passages))
-    return [(key, passages[answer.passages[key - 1].passage_id]) for key in sorted(valid)]
+def at_the_edges(hits: Sequence[Hit]) -> list[Hit]:
+    """Return hits, given best first, with the best at both ends and the worst in the middle.
 
-
-def citations(text: str, count: int) -> tuple[list[int], list[int]]:
-    """Return the citation keys of a text that name one of `count` passages, and those that do not.
-
-    Keys are in order of first mention, each once: [1], [2, 3], [1][2] and [1-3].
+    Models read the middle of a long prompt least (Liu et al. 2024, "Lost in the Middle",
+    arXiv 2307.03172).
     """
-    keys: dict[int, None] = {}
-    for match in BRACKETS.finditer(text):
-        for part in re.split("[,;]", match[1]):
-            ends = [int(number) for number in re.split("[–-]", part)]
-            first, last = min(ends), max(ends)
-            # "[120-200]" is a range of values, not eighty citations.
-            keys |= dict.fromkeys(range(first, last + 1) if last <= count else (first, last))
-    return (
-        [key for key in keys if 1 <= key <= count],
-        [key for key in keys if not 1 <= key <= count],
-    )
+    return [*hits[::2], *reversed(hits[1::2])]
 
 
 class ModelAnswerer:
     """A chat model as an arm; a `contracts.Answerer`.
 
     Where the model's probabilities can be read, answers carry the log-likelihood of every option's
-    text (choice) or of the reference (open) as the reply to the same prompt.
+    text (choice) or of the reference (open) as the reply to the same prompt. `say`, if given, is
+    called with each piece of a reply as it is written, by models that can be read meanwhile.
     """
 
-    def __init__(self, model: ChatModel, settings: config.Answers, seed: int) -> None:
+    def __init__(
+        self,
+        model: ChatModel,
+        settings: config.Answers,
+        seed: int,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
         self.model = model
         self.settings = settings
         self.seed = seed
+        self.say = say
 
     @property
     def name(self) -> str:
         """The model's name@revision+adapter."""
         return self.model.name
 
-    def answer(self, arm: str, tasks: Sequence[Task]) -> list[Answer]:
-        """Return one answer a task, in order, as the model wrote it."""
+    @property
+    def alone(self) -> bool:
+        """Whether the model is behind a server: a local one computes batches."""
+        return not isinstance(self.model, LikelihoodModel)
+
+    def answer(self, arm: str, tasks: Sequence[Task]) -> Iterator[Answered]:
+        """Yield one answer a task, as the model wrote it."""
         prompts = [prompt.question_messages(task) for task in tasks]
         # Prompts of like length share a batch of the model; the place decides between equals.
         order = sorted(range(len(tasks)), key=lambda i: (len(prompts[i][0]["content"]), i))
-        replies: dict[int, Reply] = {}
-        for kind, repeat in sorted({(task.question.kind, task.repeat) for task in tasks}):
-            group = [
-                i for i in order if (tasks[i].question.kind, tasks[i].repeat) == (kind, repeat)
-            ]
-            decoding = self._decoding(kind, repeat)
-            made = self.model.generate([prompts[i] for i in group], decoding)
-            replies |= zip(group, made, strict=True)
         likelihoods: dict[int, list[Likelihood]] = {}
         if isinstance(self.model, LikelihoodModel):
             read = self.model.likelihoods(
                 [prompts[i] for i in order], [_continuations(tasks[i].question) for i in order]
             )
             likelihoods |= zip(order, read, strict=True)
-        return [
-            Answer(
-                question_id=task.question.question_id,
-                arm=arm,
-                repeat=task.repeat,
-                permutation=task.permutation,
-                text=replies[i].text,
-                status=replies[i].status,
-                reason=replies[i].reason,
-                model=self.name,
-                prompt_sha=prompt.prompt_sha(prompts[i]),
-                tokens_in=replies[i].tokens_in,
-                tokens_out=replies[i].tokens_out,
-                **_likelihood_columns(task.question, likelihoods.get(i, [])),
-            )
-            for i, task in enumerate(tasks)
-        ]
+        for kind, repeat in sorted({(task.question.kind, task.repeat) for task in tasks}):
+            group = [
+                i for i in order if (tasks[i].question.kind, tasks[i].repeat) == (kind, repeat)
+            ]
+            decoding = self._decoding(kind, repeat)
+            for place, reply in self._replies([prompts[i] for i in group], decoding):
+                i = group[place]
+                task = tasks[i]
+                yield Answered(
+                    Answer(
+                        question_id=task.question.question_id,
+                        arm=arm,
+                        repeat=task.repeat,
+                        permutation=task.permutation,
+                        text=reply.text,
+                        status=reply.status,
+                        reason=reply.reason,
+                        model=self.name,
+                        prompt_sha=prompt.prompt_sha(prompts[i]),
+                        tokens_in=reply.tokens_in,
+                        tokens_out=reply.tokens_out,
+                        **_likelihood_columns(task.question, likelihoods.get(i, [])),
+                    ),
+                    reply.seconds,
+                )
+
+    def _replies(
+        self, prompts: Sequence[Messages], decoding: Decoding
+    ) -> Iterator[tuple[int, Reply]]:
+        if self.say and len(prompts) == 1 and isinstance(self.model, StreamingModel):
+            yield 0, self.model.streamed(prompts[0], decoding, self.say)
+        else:
+            yield from self.model.replies(prompts, decoding)
 
     def _decoding(self, kind: str, repeat: int) -> Decoding:
         settings = self.settings
@@ -226,6 +241,14 @@ def _likelihood_columns(question: Question, read: Sequence[Likelihood]) -> dict[
     return {"reference_logprob": read[0].logprob, "reference_tokens": read[0].tokens}
 
 
+class _Shown(NamedTuple):
+    """What retrieval gives one question."""
+
+    hits: tuple[Hit, ...]
+    """In the order in which the prompt holds them."""
+    seconds: float
+
+
 @dataclass(frozen=True)
 class _Asked:
     """What the batches of one arm have in common."""
@@ -238,68 +261,94 @@ class _Asked:
     settings: config.Answers
     count: TokenCounter | None
 
-    def answered(self, batch: Sequence[TaskKey]) -> list[Answer]:
-        """Return one answer a task, whatever happens; a task that fails, fails alone."""
+    def answered(self, batch: Sequence[TaskKey]) -> Iterator[tuple[Answer, Latency]]:
+        """Yield one answer a task, whatever happens; a task that fails, fails alone."""
+        left = {self.row_key(key): key for key in batch}
         try:
             tasks, shown = self._prepared(batch)
-            made = self.answerer.answer(self.arm, tasks)
-            if [row.key for row in made] != [self.row_key(key) for key in batch]:
-                raise ValueError("the answerer did not return one answer a task, in order")
-            return [
-                row.model_copy(update={"passages": citations})
-                for row, citations in zip(made, shown, strict=True)
-            ]
+            together = 1 if self.answerer.alone else len(batch)
+            started = time.monotonic()
+            for answer, seconds in self.answerer.answer(self.arm, tasks):
+                if seconds is None:
+                    seconds = (time.monotonic() - started) / len(batch)
+                key = left.pop(answer.key, None)
+                if key is None:
+                    raise ValueError("the answerer gave an answer that it was not asked for")
+                yield self._told(answer, shown[key], seconds, together)
+            if left:
+                raise ValueError("the answerer did not give one answer a task")
         except EcgLlmError:
             raise
         except Exception as error:  # noqa: BLE001 - the one guard: it becomes a row
             if len(batch) > 1:
-                return [row for key in batch for row in self.answered([key])]
-            return [
-                Answer(
+                for key in left.values():
+                    yield from self.answered([key])
+            elif left:
+                failed = Answer(
                     **batch[0]._asdict(),
                     arm=self.arm,
                     status="error",
                     reason=f"{type(error).__name__}: {error}"[:500],
                     model=self.answerer.name,
                 )
-            ]
+                yield self._told(failed, _Shown((), 0.0), 0.0, 1)
 
     def row_key(self, key: TaskKey) -> tuple[object, ...]:
         """Return the key of the answer to this task."""
         return (key.question_id, self.arm, key.repeat, key.permutation)
 
-    def _prepared(self, batch: Sequence[TaskKey]) -> tuple[list[Task], list[tuple[Citation, ...]]]:
-        """Return the tasks with their passages, and how these were found."""
-        found = self._found([self.questions[key.question_id].question for key in batch])
-        tasks, shown = [], []
+    @staticmethod
+    def _told(
+        answer: Answer, shown: _Shown, seconds: float, together: int
+    ) -> tuple[Answer, Latency]:
+        """Return the answer with what it was shown, and how long both took."""
+        citations = tuple(Citation(passage_id=h.passage_id, score=h.score) for h in shown.hits)
+        latency = Latency(
+            question_id=answer.question_id,
+            arm=answer.arm,
+            repeat=answer.repeat,
+            permutation=answer.permutation,
+            seconds=round(seconds, 6),
+            search_seconds=round(shown.seconds, 6),
+            together=together,
+        )
+        return answer.model_copy(update={"passages": citations}), latency
+
+    def _prepared(self, batch: Sequence[TaskKey]) -> tuple[list[Task], dict[TaskKey, _Shown]]:
+        """Return the tasks with their passages, and what was found for each."""
         for key in batch:
             question = self.questions[key.question_id]
             if question.kind == "choice" and not 2 <= len(question.options) <= len(LETTERS):
                 raise ValueError(f"a choice question has 2 to {len(LETTERS)} options")
-            chosen = found.get(question.question, [])
-            tasks.append(
-                Task(
-                    question,
-                    prompt.rotated(question.options, key.permutation),
-                    tuple(self.passages[hit.passage_id] for hit in chosen),
-                    key.permutation,
-                    key.repeat,
-                )
+        found = self._found([self.questions[key.question_id].question for key in batch])
+        shown = {key: found[self.questions[key.question_id].question] for key in batch}
+        tasks = [
+            Task(
+                self.questions[key.question_id],
+                prompt.rotated(self.questions[key.question_id].options, key.permutation),
+                tuple(self.passages[hit.passage_id] for hit in shown[key].hits),
+                key.permutation,
+                key.repeat,
+                searched=self.retriever is not None,
             )
-            shown.append(
-                tuple(Citation(passage_id=hit.passage_id, score=hit.score) for hit in chosen)
-            )
+            for key in batch
+        ]
         return tasks, shown
 
-    def _found(self, texts: Sequence[str]) -> dict[str, list[Hit]]:
+    def _found(self, texts: Sequence[str]) -> dict[str, _Shown]:
         """Return the passages to show with each question: found by its text and nothing else."""
-        if self.retriever is None:
-            return {}
         distinct = list(dict.fromkeys(texts))
+        if self.retriever is None:
+            return dict.fromkeys(distinct, _Shown((), 0.0))
+        started = time.monotonic()
         hits = self.retriever.search(distinct, self.settings.k)
+        share = (time.monotonic() - started) / len(distinct)
+        fitting = (self._fitting(found[: self.settings.k]) for found in hits)
+        ordered = (
+            at_the_edges(found) if self.settings.order == "edges" else found for found in fitting
+        )
         return {
-            text: self._fitting(found[: self.settings.k])
-            for text, found in zip(distinct, hits, strict=True)
+            text: _Shown(tuple(found), share) for text, found in zip(distinct, ordered, strict=True)
         }
 
     def _fitting(self, hits: Sequence[Hit]) -> list[Hit]:

@@ -2,14 +2,18 @@
 
 import textwrap
 import time
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from ecg_llm import config, pipeline, steps
 from ecg_llm.contracts import StepError, UsageError
 from ecg_llm.records import Document, Passage
 from ecg_llm.registry import suggestion
+
+if TYPE_CHECKING:
+    from ecg_llm.citing import Quote
 
 
 class FoundPassage(TypedDict):
@@ -24,7 +28,7 @@ class FoundPassage(TypedDict):
 
 
 class Cited(TypedDict):
-    """A passage cited, as `ask --json` prints it."""
+    """What a cited passage says, as `ask --json` prints it."""
 
     key: int
     doc_id: str
@@ -33,6 +37,18 @@ class Cited(TypedDict):
     page_to: int
     section: str
     text: str
+    """The sentences closest to what is cited for, in the document's own characters."""
+    claim: str
+    """What the answer cites it for."""
+    supports: bool
+    """Whether the sentences bear the claim out, by their words, numbers and vectors."""
+
+
+class Unsupported(TypedDict):
+    """A claim that nothing cited bears out, as `ask --json` prints it."""
+
+    claim: str
+    why: str
 
 
 class Reply(TypedDict):
@@ -43,6 +59,11 @@ class Reply(TypedDict):
     answer: str
     answered: bool
     citations: list[Cited]
+    unsupported: list[Unsupported]
+    keys_not_given: list[int]
+    """Keys in the answer that no passage has."""
+    passages: int
+    """How many the arm was shown."""
     seconds: float
 
 
@@ -78,18 +99,35 @@ def needs(study: config.Study, name: str) -> list[str]:
     return [*(["index"] if arm.retrieve else []), *(f"training/{made}" for made in trained)]
 
 
-def ask(study: config.Study, folder: Path, arm: str, question: str) -> Reply:
-    """Return one arm's answer to a question, with the passages it cites.
+def ask(
+    study: config.Study,
+    folder: Path,
+    arm: str,
+    question: str,
+    say: Callable[[str], None] | None = None,
+) -> Reply:
+    """Return one arm's answer to a question, with what the passages it cites say.
+
+    Args:
+        study: The settings.
+        folder: Of the study.
+        arm: Name of the arm.
+        question: What is asked.
+        say: Called with each piece of the answer as it is written, if the model can.
 
     Raises:
+        UsageError: there is no question.
         StepError: the arm's model failed; says why.
     """
+    from ecg_llm import citing
     from ecg_llm.answer import arms
     from ecg_llm.contracts import NO_ANSWER
 
+    if not question.strip():
+        raise UsageError("There is no question; put it into quotes behind ask.")
     started = time.monotonic()
     models = pipeline.Models(study, folder)
-    answerer, count = models.answerer(arm)
+    answerer, count = models.answerer(arm, say)
     retrieves = study.arms[arm].retrieve
     passages = _passages(folder) if retrieves else {}
     answer = arms.ask(
@@ -103,27 +141,51 @@ def ask(study: config.Study, folder: Path, arm: str, question: str) -> Reply:
     )
     if answer.status == "error":
         raise StepError(f"Arm {arm} could not answer: {answer.reason}.")
-    paths = _paths(folder) if retrieves else {}
-    cited: list[Cited] = [
-        {
-            "key": key,
-            "doc_id": passage.doc_id,
-            "path": paths[passage.doc_id],
-            "page_from": passage.page_from,
-            "page_to": passage.page_to,
-            "section": passage.section,
-            "text": passage.text,
-        }
-        for key, passage in arms.cited(answer, passages)
-    ]
-    text = answer.text.strip()
+    text = answer.text.strip() or NO_ANSWER
+    shown = [passages[found.passage_id] for found in answer.passages]
+    claims = (
+        citing.checked([citing.Reply(text, question, shown)], models.embedder)[0] if shown else []
+    )
+    documents = _documents(folder) if retrieves else {}
     return {
         "question": question,
         "arm": arm,
-        "answer": text or NO_ANSWER,
-        "answered": bool(text) and NO_ANSWER not in text,
-        "citations": cited,
+        "answer": text,
+        "answered": not citing.abstains(text),
+        "citations": [
+            _cited(quote, checked.claim.text, documents[quote.passage.doc_id])
+            for checked in claims
+            for quote in checked.quotes
+        ],
+        "unsupported": [
+            {"claim": checked.claim.text, "why": checked.problem}
+            for checked in claims
+            if not checked.supported
+        ],
+        "keys_not_given": citing.keys(text, len(shown))[1] if retrieves else [],
+        "passages": len(shown),
         "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def _cited(quote: "Quote", claim: str, document: Document) -> Cited:
+    passage = quote.passage
+    first, last = passage.page_from, passage.page_to
+    if document.page_starts:
+        # page_starts holds the offset of each page: the last one that is not behind.
+        start, end = passage.start + quote.start, passage.start + quote.end - 1
+        first = max(1, bisect_right(document.page_starts, start))
+        last = max(first, bisect_right(document.page_starts, end))
+    return {
+        "key": quote.key,
+        "doc_id": passage.doc_id,
+        "path": document.path,
+        "page_from": first,
+        "page_to": last,
+        "section": passage.section,
+        "text": quote.text,
+        "claim": claim,
+        "supports": quote.supports,
     }
 
 
@@ -133,7 +195,8 @@ def search(
     """Return the best `k` passages of each query, best first."""
     if k < 1:
         raise UsageError(f"-k takes a number of at least 1, not {k}.")
-    passages, paths = _passages(folder), _paths(folder)
+    passages = _passages(folder)
+    paths = {key: row.path for key, row in _documents(folder).items()}
     found = pipeline.Models(study, folder).index().search(queries, k)
     return [
         [
@@ -149,6 +212,25 @@ def search(
         ]
         for hits in found
     ]
+
+
+def story(reply: Reply) -> list[str]:
+    """Return what stands below an answer: the sentences cited with their places, and what lacks."""
+    lines = []
+    told = set()
+    for cited in reply["citations"]:
+        place = (cited["key"], cited["text"])
+        if place not in told:
+            told.add(place)
+            section = f": {cited['section']}" if cited["section"] else ""
+            lines.append(f"\n[{cited['key']}] {cited['path']}, {pages(cited)}{section}")
+            lines.append(indented(cited["text"]))
+    for lacking in reply["unsupported"]:
+        lines.append(f"\nCheck this yourself ({lacking['why']}): {lacking['claim']}")
+    if reply["keys_not_given"]:
+        keys = ", ".join(f"[{key}]" for key in reply["keys_not_given"])
+        lines.append(f"\nNo passage has the key {keys}.")
+    return lines
 
 
 def pages(cited: Cited) -> str:
@@ -171,6 +253,6 @@ def _passages(folder: Path) -> dict[str, Passage]:
     return {row.passage_id: row for row in rows}
 
 
-def _paths(folder: Path) -> dict[str, str]:
+def _documents(folder: Path) -> dict[str, Document]:
     rows = steps.read_table(folder / "documents.jsonl", Document)
-    return {row.doc_id: row.path for row in reversed(rows) if row.status in ("ok", "partial")}
+    return {row.doc_id: row for row in reversed(rows) if row.status in ("ok", "partial")}

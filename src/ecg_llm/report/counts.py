@@ -18,7 +18,7 @@ from ecg_llm.records import (
     Question,
     Score,
 )
-from ecg_llm.report.results import ordered
+from ecg_llm.report.results import Cell, ordered
 
 SAMPLES = 10
 SHOWN_CHARACTERS = 1200
@@ -34,7 +34,7 @@ class CountTable(NamedTuple):
 
     title: str
     header: tuple[str, ...]
-    rows: tuple[tuple[str | int, ...], ...]
+    rows: tuple[tuple[str | int | Cell, ...], ...]
     words: int = 1
     note: str = ""
 
@@ -158,34 +158,6 @@ def cost_table(study: Study, answers: Sequence[Answer]) -> CountTable | None:
         )  # fmt: skip
     header = ("Arm", "Tokens read", "Tokens written", "Passages shown", "Cost of all")
     return CountTable("Effort per answer", header, tuple(rows)) if rows else None
-
-
-def retrieval_table(
-    answers: Sequence[Answer], questions: Sequence[Question], passages: Sequence[Passage]
-) -> CountTable | None:
-    """Return how often the passage or document behind a question was among those shown."""
-    by_id = {row.question_id: row for row in questions}
-    document_of = {row.passage_id: row.doc_id for row in passages}
-    tried: Counter[tuple[str, str]] = Counter()
-    passage_found, document_found = tried.copy(), tried.copy()
-    arms = {answer.arm for answer in answers if answer.passages}
-    for answer in answers:
-        question = by_id.get(answer.question_id)
-        if answer.arm not in arms or question is None or not question.passage_id:
-            continue
-        if answer.repeat or answer.permutation:
-            continue
-        place = (answer.arm, question.subset)
-        shown = {citation.passage_id for citation in answer.passages}
-        tried[place] += 1
-        passage_found[place] += question.passage_id in shown
-        document_found[place] += question.doc_id in {document_of.get(p) for p in shown}
-    rows = tuple(
-        (*place, n, passage_found[place], document_found[place])
-        for place, n in sorted(tried.items())
-    )
-    header = ("Arm", "Subset", "Questions", "Passage", "Document")
-    return CountTable("Source among the passages shown", header, rows, 2) if rows else None
 
 
 def unread(documents: Sequence[Document]) -> list[Unread]:

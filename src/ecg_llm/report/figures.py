@@ -57,6 +57,15 @@ class Curve(NamedTuple):
     values: Sequence[float]
 
 
+class Band(NamedTuple):
+    """A line over 1, 2 ... with the interval of each value, if it has one."""
+
+    label: str
+    values: Sequence[float]
+    """Shares, 0 to 1."""
+    ends: Sequence[tuple[float | None, float | None]]
+
+
 def interval_plot(panels: Sequence[Panel], description: str) -> str:
     """Return an SVG of dots with their intervals, an arm a line, the panels two in a row."""
     figure = _figure()
@@ -114,6 +123,34 @@ def curve_plot(
     if percent:
         axes.yaxis.set_major_formatter("{x:g} %")
     axes.legend(frameon=False, labelcolor=INK)
+    _quiet(axes)
+    return _svg(figure, description)
+
+
+def band_plot(bands: Sequence[Band], description: str, label: str) -> str:
+    """Return an SVG of up to two lines of shares in percent, each in the band of its intervals."""
+    figure = _figure()
+    figure.set_size_inches(WIDTH, 2.4)
+    axes = figure.subplots()
+    for band, colour, style in zip(bands, (FIRST, SECOND), ("-", "--"), strict=False):
+        steps = list(range(1, len(band.values) + 1))
+        known = [
+            (step, 100 * low, 100 * high)
+            for step, (low, high) in zip(steps, band.ends, strict=True)
+            if low is not None and high is not None
+        ]
+        if known:
+            axes.fill_between(*zip(*known, strict=True), color=colour, alpha=0.16, linewidth=0)
+        axes.plot(
+            steps, [100 * value for value in band.values], style, marker="o", markersize=3,
+            color=colour, linewidth=1.4, label=band.label,
+        )  # fmt: skip
+    axes.set_xlabel(label)
+    axes.set_ylim(0, 103)
+    axes.grid(axis="y", color=LINE, linewidth=0.6)
+    axes.set_xticks([1, *range(5, max(len(band.values) for band in bands) + 1, 5)])
+    axes.yaxis.set_major_formatter("{x:g} %")
+    axes.legend(frameon=False, labelcolor=INK, loc="lower right")
     _quiet(axes)
     return _svg(figure, description)
 

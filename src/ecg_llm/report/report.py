@@ -14,18 +14,21 @@ from ecg_llm.records import (
     Document,
     Draft,
     Estimate,
+    IndexVariant,
     Judgement,
+    Latency,
     Overlap,
     PageQuality,
     Passage,
     Placement,
     Question,
     Retention,
+    Retrieval,
     Row,
     Score,
     Training,
 )
-from ecg_llm.report import counts, literature, questions, results, training
+from ecg_llm.report import counts, literature, questions, results, retrieval, training
 from ecg_llm.stats import ranking
 
 R = TypeVar("R", bound=Row)
@@ -49,8 +52,8 @@ def build(
 ) -> str:
     """Return the report as one HTML page without any outside asset.
 
-    Equal inputs give equal bytes: no date, duration or random id is in it. Everything from the
-    tables is escaped; model output is data.
+    Equal inputs give equal bytes: no date or random id is in it, and no duration but those of the
+    table latencies. Everything from the tables is escaped; model output is data.
 
     Args:
         study: the settings.
@@ -127,10 +130,7 @@ def _content(
     order = list(study.arms)
     declared = study.estimates.comparisons
     flow = counts.count_tables(documents, passages, drafts, asked, answers, judgements, scores)
-    extra = (
-        counts.retrieval_table(answers, asked, passages),
-        counts.cost_table(study, answers),
-    )
+    effort = counts.cost_table(study, answers)
     return {
         "study": study,
         "notes": [*notes, *_notes_of(manifests)],
@@ -155,8 +155,19 @@ def _content(
             asked,
             records,
         ),
+        "retrieval": retrieval.retrieval_figures(
+            study,
+            documents,
+            passages,
+            asked,
+            _rows(tables, Retrieval),
+            answers,
+            scores,
+            _rows(tables, Latency),
+            _rows(tables, IndexVariant),
+        ),
         "stages": counts.stages(documents, passages, drafts, asked, answers, scores),
-        "count_tables": [*flow, *(table for table in extra if table)],
+        "count_tables": [*flow, effort] if effort else flow,
         "unread": counts.unread(documents),
         "literature": literature.literature(documents, _rows(tables, PageQuality), pictures),
         "questions": questions.question_figures(

@@ -4,8 +4,9 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from ecg_llm.citing import abstains
 from ecg_llm.config import Judge
-from ecg_llm.contracts import NO_ANSWER, ChatModel, Decoding, Embedder, Message, Progress, Reply
+from ecg_llm.contracts import ChatModel, Decoding, Embedder, Message, Progress, Reply
 from ecg_llm.prompt import prompt_sha, render
 from ecg_llm.records import GRADES, Answer, Judgement, Passage, Question, Score, digest
 from ecg_llm.score.choice import json_objects
@@ -61,7 +62,7 @@ class SimilarityGrader:
             cosine = float(vectors[item.text] @ vectors[item.reference]) if item.text else -1.0
             grade = next(grade for grade, limit in THRESHOLDS if cosine >= limit or limit < 0)
             note = f"no judge model: cosine {cosine:.3f}, thresholds {limits}"
-            if NO_ANSWER in item.text:
+            if abstains(item.text):
                 note += "; abstained"
             scores.append(item.scored(self.metrics[0], GRADES[grade], note, grade))
         return scores

@@ -7,7 +7,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ecg_llm.contracts import NO_ANSWER, UsageError
+from ecg_llm.citing import abstains
+from ecg_llm.contracts import UsageError
 from ecg_llm.records import Answer, Question, Score
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Item(NamedTuple):
         """Return this answer's score; an empty answer's is 0, whatever the library says."""
         if not self.text:
             value, note = 0.0, "empty answer"
-        abstained = "abstained" if NO_ANSWER in self.text else ""
+        abstained = "abstained" if abstains(self.text) else ""
         return blank(metric, self.answer).model_copy(
             update={
                 "value": float(value),

@@ -120,6 +120,20 @@ def estimates(
     return rows
 
 
+def means(panel: Panel, resamples: int, seed: int) -> list[Interval]:
+    """Return the mean of each arm of a panel, with its interval by whole clusters.
+
+    Right-or-wrong marks of questions that are each their own cluster have Wilson's.
+    """
+    found = _intervals(panel.values, panel.cluster, 0.0, 1.0, resamples, seed)
+    if _counts_apart(panel):
+        for j, mean in enumerate(found):
+            if mean.value is not None and mean.clusters > 1:
+                low, high = wilson(mean.value * mean.questions, mean.questions)
+                found[j] = mean._replace(low=low, high=high, method="wilson")
+    return found
+
+
 def wilson(successes: float, n: float) -> tuple[float, float]:
     """Return Wilson's 95 % interval of a proportion."""
     centre = (successes + Z * Z / 2) / (n + Z * Z)
@@ -185,12 +199,6 @@ def _panels(
 
 
 def _mean_rows(panel: Panel, resamples: int, seed: int) -> list[Estimate]:
-    means = _intervals(panel.values, panel.cluster, 0.0, 1.0, resamples, seed)
-    if _counts_apart(panel):
-        for j, mean in enumerate(means):
-            if mean.value is not None and mean.clusters > 1:
-                low, high = wilson(mean.value * mean.questions, mean.questions)
-                means[j] = mean._replace(low=low, high=high, method="wilson")
     ranks = _ranks(panel, resamples, seed)
     missing_as = METRICS[panel.metric].missing_as if panel.metric in METRICS else None
     return [
@@ -200,7 +208,9 @@ def _mean_rows(panel: Panel, resamples: int, seed: int) -> list[Estimate]:
             questions=mean.questions, clusters=mean.clusters, missing=missing,
             missing_as="left out" if missing_as is None else f"{missing_as:g}", seed=seed,
         )
-        for arm, mean, rank, missing in zip(panel.arms, means, ranks, panel.missing, strict=True)
+        for arm, mean, rank, missing in zip(
+            panel.arms, means(panel, resamples, seed), ranks, panel.missing, strict=True
+        )
     ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 from ecg_llm.config import Mixture
-from ecg_llm.contracts import NO_ANSWER
+from ecg_llm.contracts import NO_ANSWER, Retriever
 from ecg_llm.prompt import target_reply
 from ecg_llm.records import LETTERS, Passage, Question, Variant
 from ecg_llm.train.template import Example, example
@@ -80,6 +80,7 @@ def examples(
     variants: Sequence[Variant],
     mix: Mixture,
     seed: int,
+    retriever: Retriever | None = None,
 ) -> Made:
     """Return the examples that this mixture makes of the questions, in the order of their ids.
 
@@ -96,6 +97,8 @@ def examples(
         variants: Other wordings, whatever their status and question.
         mix: The mixture.
         seed: Of every draw.
+        retriever: Finds the distractors by the question, as passages are found for an answer; those
+            it does not find, and all of them without one, are drawn.
     """
     rows = sorted(filter(_has_answer, questions), key=lambda row: row.key)
     wordings = _wordings(rows, variants if mix.variants else ())
@@ -104,7 +107,7 @@ def examples(
     reworded = [item for row in chosen for item in wordings.get(row.question_id, ())]
     joined = _joined([row for row in chosen if row.kind == "open"], passages, mix, seed)
     items = [*plain, *reworded, *joined]
-    shown = _Shown(passages, mix, seed).of(items)
+    shown = _Shown(passages, mix, seed, retriever).of(items)
     made = [
         example(item.question, shown.get(item.key, ()), _reply(item, shown.get(item.key, ()), mix))
         for item in items
@@ -264,10 +267,18 @@ def _place(row: Question, passages: Mapping[str, Passage]) -> int:
 class _Shown:
     """Draws the passages that examples show."""
 
-    def __init__(self, passages: Mapping[str, Passage], mix: Mixture, seed: int) -> None:
+    def __init__(
+        self,
+        passages: Mapping[str, Passage],
+        mix: Mixture,
+        seed: int,
+        retriever: Retriever | None = None,
+    ) -> None:
         self._passages = passages
         self._mix = mix
         self._seed = seed
+        self._retriever = retriever
+        self._found: dict[str, list[Passage]] = {}
 
     @cached_property
     def _all(self) -> list[Passage]:
@@ -289,6 +300,7 @@ class _Shown:
         ]
         rng = _rng(self._seed, "passages")
         chosen = rng.sample(able, min(round(self._mix.passages * len(items)), len(able)))
+        self._found = self._searched([item.question.question for item in chosen])
         found = {item.key: self._with_right(item) for item in chosen}
         asked = [item for item in chosen if item.parts[0].kind == "open"]
         wanted = round(self._mix.abstain * len(asked))
@@ -307,8 +319,29 @@ class _Shown:
         _rng(self._seed, "order", item.key).shuffle(shown)
         return tuple(shown)
 
+    def _searched(self, queries: Sequence[str]) -> dict[str, list[Passage]]:
+        """Return what the retriever finds for each question among the passages trained on."""
+        if self._retriever is None:
+            return {}
+        distinct = list(dict.fromkeys(queries))
+        hits = self._retriever.search(distinct, LOOKED_AT)
+        return {
+            query: [self._passages[id_] for id_, _ in found if id_ in self._passages]
+            for query, found in zip(distinct, hits, strict=True)
+        }
+
     def _others(self, item: _Item, count: int) -> tuple[Passage, ...]:
-        """Return up to `count` passages that do not tell the answer, half of the same document."""
+        """Return up to `count` passages that do not tell the answer, the best found first.
+
+        Where the retriever finds too few they are drawn, half of the same document.
+        """
+        right = [self._passages[name] for name in item.right]
+        found = self._found.get(item.question.question, [])
+        near = [passage for passage in found if not _tells(passage, item, right)][:count]
+        drawn = self._drawn(item, count) if len(near) < count else ()
+        return tuple(dict.fromkeys([*near, *drawn]))[:count]
+
+    def _drawn(self, item: _Item, count: int) -> tuple[Passage, ...]:
         rng = _rng(self._seed, "others", item.key)
         right = [self._passages[name] for name in item.right]
         home = {passage.doc_id for passage in right}

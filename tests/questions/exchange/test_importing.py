@@ -1,17 +1,23 @@
 import json
 import random
+import re
+import shutil
 from collections import Counter
+from importlib import resources
 from pathlib import Path
 
 import openpyxl
 import pytest
-from support import SHARED
+from support import HANDBOOK, ROOT, SHARED, run_cli
 
 from ecg_llm.config import ImportedSet, Splits
 from ecg_llm.contracts import UsageError
+from ecg_llm.questions.checking.verify import SET
 from ecg_llm.questions.exchange.importing import read_set
 from ecg_llm.questions.splitting.split import assign
-from ecg_llm.records import QUESTION_REASONS, Document
+from ecg_llm.records import QUESTION_REASONS, Document, Passage, Placement
+from ecg_llm.retrieve.measure import sources
+from ecg_llm.steps import read_table
 
 DOCUMENTS = [
     Document(path="books/01-normal.pdf", doc_id="a" * 16, group="handbook", status="ok"),
@@ -197,16 +203,96 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         read(tmp_path, "[{", name="mine.json")
 
 
-def test_the_bundled_questions_are_all_good():
-    from importlib import resources
+QUOTE = "The P wave is produced by atrial depolarization. The T wave is not."
 
-    path = Path(str(resources.files("ecg_llm").joinpath("demo", "questions.jsonl")))
-    entries = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+
+@pytest.mark.parametrize("field", ["evidence", "Quote", "supporting_text"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        QUOTE,
+        f" {QUOTE} ".replace(" by ", "\u00a0by\n\t"),
+        re.split(r"(?<=\.) ", QUOTE),
+        {"text": QUOTE},
+    ],
+)
+def test_what_an_answer_rests_on_is_kept_and_names_no_passage(tmp_path, field, given):
+    row, without = read(tmp_path, OPEN | {field: given, "document": "01-normal.pdf"}, CHOICE)
+    assert row.evidence == QUOTE
+    assert (row.passage_id, row.doc_id, row.status) == ("", "a" * 16, "kept")
+    assert without.evidence == ""
+
+
+def test_evidence_needs_no_document_and_is_read_from_csv(tmp_path):
+    csv = f"id;question;answer;evidence\n7;What is S1?;A sound.;{QUOTE}\n8;What is S2?;One more.;\n"
+    rows = read(tmp_path, csv, name="mine.csv")
+    assert [(row.evidence, row.doc_id, row.status) for row in rows] == [
+        (QUOTE, "", "kept"),
+        ("", "", "kept"),
+    ]
+
+
+def test_endless_evidence_is_told_like_an_endless_question(tmp_path):
+    (row,) = read(tmp_path, OPEN | {"evidence": "so on " * 20_000})
+    assert (row.status, row.reason) == ("dropped", "too_long")
+
+
+def test_an_imported_question_is_no_leak_because_a_training_question_quotes_its_evidence(tmp_path):
+    quote = "The P wave is produced by atrial depolarization in every healthy heart."
+    asked = OPEN | {"document": "01-normal.pdf"}
+    named, unnamed = read(
+        tmp_path, asked | {"evidence": quote}, CHOICE | {"document": "01-normal.pdf"}
+    )
+    written = unnamed.model_copy(
+        update={"question_id": "w1", "set": SET, "passage_id": "p1", "evidence": quote}
+    )
+    place = Placement(path="books/01-normal.pdf", doc_id="a" * 16, group="handbook", split="train",
+                      why="drawn")  # fmt: skip
+    trained, row = assign([written, named], [place], DOCUMENTS, {}, Splits(seen=0), 1)
+    assert (trained.split, trained.status) == ("train", "kept")
+    assert (row.split, row.status, row.reason) == ("test_seen", "kept", "")
+
+
+BUNDLED = Path(str(resources.files("ecg_llm").joinpath("demo", "questions.jsonl")))
+
+
+def test_every_bundled_question_quotes_the_handbook():
+    chapters = {
+        file.stem: " ".join(re.findall(r"\w+", file.read_text("utf-8")))
+        for file in (ROOT / "handbook").glob("[0-9]*.typ")
+    }
+    rows = [json.loads(line) for line in BUNDLED.read_text("utf-8").splitlines()]
+    assert len(rows) == 81
+    quotes = {row["id"]: " ".join(re.findall(r"\w+", row["evidence"])) for row in rows}
+    assert min(len(quote.split()) for quote in quotes.values()) >= 7
+    chapter = {row["id"]: chapters[row["document"].removesuffix(".pdf")] for row in rows}
+    assert [name for name, quote in quotes.items() if quote not in chapter[name]] == []
+
+
+@pytest.mark.slow
+def test_every_bundled_question_has_its_source_among_the_passages_that_are_read(tmp_path):
+    shutil.copytree(HANDBOOK, tmp_path / "literature")
+    (tmp_path / "study.yaml").write_text("title: The handbook\n")
+    run = run_cli("passages", "-C", str(tmp_path))
+    assert run.returncode == 0, run.stderr
+    documents = read_table(tmp_path / "documents.jsonl", Document)
+    passages = read_table(tmp_path / "passages.jsonl", Passage)
+    sections = {row.passage_id: row.section for row in passages}
+    rows = read_set(BUNDLED, ImportedSet(path="handbook"), documents, 1)
+    found = sources(rows, passages)
+    assert [row.question_id for row in rows if not found[row.question_id]] == []
+    for row in rows:
+        section = row.note.removeprefix("section: ")
+        assert all(section in sections[source] for source in found[row.question_id]), row
+
+
+def test_the_bundled_questions_are_all_good():
+    entries = [json.loads(line) for line in BUNDLED.read_text("utf-8").splitlines()]
     documents = [
         Document(path=name, doc_id=f"{i:016d}", status="ok")
         for i, name in enumerate(sorted({entry["document"] for entry in entries}))
     ]
-    rows = read_set(path, ImportedSet(path="handbook"), documents, 1)
+    rows = read_set(BUNDLED, ImportedSet(path="handbook"), documents, 1)
     assert {row.set for row in rows} == {"handbook"}
     assert [row.note for row in rows if row.status == "dropped"] == []
     assert all(row.doc_id for row in rows)

@@ -267,6 +267,17 @@ def test_evidence_is_kept_in_the_passages_own_characters(path):
     assert row.evidence.startswith("A longer")
 
 
+def test_evidence_that_came_with_an_import_goes_through_a_sheet_unharmed(path):
+    known = OPEN.model_copy(update={"evidence": "Die PQ-Zeit misst die Überleitung in ms."})
+    export(path, [known])
+    assert bring_back(path, [known]).unchanged == 1
+    edit(path, OPEN.question_id, reference="Ein Maß in ms")
+    outcome = bring_back(path, [known])
+    (row,), problems = applied([known], outcome.revisions)
+    assert (problems, outcome.problems) == ([], [])
+    assert (row.evidence, row.reference, row.status) == (known.evidence, "Ein Maß in ms", "kept")
+
+
 def test_two_people_never_overwrite_each_other(path):
     export(path)
     edit(path, "c1", question="How long is the PR interval of a child?")

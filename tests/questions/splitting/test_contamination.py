@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from ecg_llm.questions.splitting.contamination import overlaps, summary
-from ecg_llm.questions.words import words_of
 from ecg_llm.records import Question
 from ecg_llm.testing import passage
+from ecg_llm.words import words_of
 
 SENTENCE = (
     "A broad QRS complex with a notched R wave in the lateral leads and a delayed "

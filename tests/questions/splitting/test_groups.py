@@ -9,9 +9,9 @@ from support import SHARED
 
 from ecg_llm.questions.splitting.groups import FEWEST, LENGTH, groups_of
 from ecg_llm.questions.splitting.shingles import Vocabulary, runs
-from ecg_llm.questions.words import words_of
 from ecg_llm.records import Document
 from ecg_llm.testing import passage
+from ecg_llm.words import words_of
 
 
 def document(name, group="", status="ok"):

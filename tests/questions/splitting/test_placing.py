@@ -358,3 +358,23 @@ def test_any_new_documents_move_an_earlier_one_only_by_a_merge_and_never_into_te
         elif not now.why.startswith("tag"):
             assert now.why == row.why
     assert placements(documents, passages, asked, seed, list(rows.values())) == list(rows.values())
+
+
+def test_what_a_tag_moved_says_so_until_it_moves_again():
+    recipes = [
+        {"pieces": [(0, 0, n)], "tokens": 100, "group": "", "status": "ok",
+         "tags": ("essential",) if n == 0 else ()}
+        for n in range(5)
+    ]  # fmt: skip
+    documents, passages = made(recipes)
+    asked = Splits(tags={"essential": "train"})
+    first = placements(documents, passages, asked, 1)
+    moved = next(row for row in first if row.split == "test")
+    tagged = [
+        row.model_copy(update={"tags": ("essential",)} if row.doc_id == moved.doc_id else {})
+        for row in documents
+    ]
+    second = placements(tagged, passages, asked, 1, first)
+    (now,) = (row for row in second if row.doc_id == moved.doc_id)
+    assert (now.split, now.why) == ("train", "tag essential, was test")
+    assert placements(tagged, passages, asked, 1, second) == second

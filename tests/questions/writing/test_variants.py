@@ -9,7 +9,6 @@ from ecg_llm import config, pipeline, steps, store
 from ecg_llm.chat import ApiModel
 from ecg_llm.config import ApiModelConfig, Questions, Variants
 from ecg_llm.contracts import Decoding, Reply, ServerError
-from ecg_llm.questions.words import content_words
 from ecg_llm.questions.writing.variants import (
     UnparsedReply,
     Wording,
@@ -20,6 +19,7 @@ from ecg_llm.questions.writing.variants import (
 )
 from ecg_llm.records import QUESTION_REASONS, VARIANT_REASONS, Question, Span, Variant
 from ecg_llm.testing import FakeChatModel, FakeServer, passage
+from ecg_llm.words import content_words
 
 BLOCK = passage(
     "In first-degree AV block the PR interval is longer than 200 ms. Every P wave is conducted. "

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 from ecg_llm.contracts import Embedder
 from ecg_llm.questions.checking.twins import Vectors
-from ecg_llm.questions.words import language_of, numbers, support
 from ecg_llm.records import Passage, Question
+from ecg_llm.words import language_of, numbers, support
 
 SUPPORT = 0.5
 """Least share of the answer's content words that the passages must hold."""

@@ -8,14 +8,9 @@ from typing import TYPE_CHECKING
 from datasketch import MinHash, MinHashLSH
 
 from ecg_llm.contracts import Embedder
-from ecg_llm.questions.words import (
-    content_words,
-    correct_option,
-    distinguishing,
-    plain_text,
-    words_of,
-)
+from ecg_llm.questions.words import correct_option, plain_text
 from ecg_llm.records import Question
+from ecg_llm.words import content_words, distinguishing, words_of
 
 if TYPE_CHECKING:
     import numpy as np

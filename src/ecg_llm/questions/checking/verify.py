@@ -11,7 +11,7 @@ from ecg_llm.questions.checking import grounding
 from ecg_llm.questions.checking.keys import balanced
 from ecg_llm.questions.checking.twins import NearIndex, Vectors, texts_of
 from ecg_llm.questions.checking.wording import not_medical, not_self_contained, refers_to_options
-from ecg_llm.questions.words import language_of, plain_text, quoted_span
+from ecg_llm.questions.words import plain_text, quoted_span
 from ecg_llm.questions.writing.generate import UnparsedReply, Written, parse
 from ecg_llm.records import (
     Difficulty,
@@ -23,6 +23,7 @@ from ecg_llm.records import (
     Span,
     digest,
 )
+from ecg_llm.words import language_of
 
 SET = "written"
 OPTIONS = 4

@@ -12,11 +12,12 @@ from ecg_llm.questions.checking.verify import Problem, dropped, option_problem
 from ecg_llm.questions.exchange.entries import Entry, read_entries
 from ecg_llm.questions.exchange.keying import keying, right_option
 from ecg_llm.questions.exchange.shapes import Parts, parts, text_of
-from ecg_llm.questions.words import language_of, plain_text
+from ecg_llm.questions.words import plain_text
 from ecg_llm.records import LETTERS, Difficulty, Document, Question, QuestionType, digest
+from ecg_llm.words import language_of
 
 LONGEST = 100_000
-"""Characters of a question with its context, reference and options."""
+"""Characters of a question with its context, reference, evidence and options."""
 CONVERTED = re.compile(r"(?:_cleaned|_pages_\d+-\d+)+$")
 """What the paper's pipeline puts after a document's name."""
 
@@ -35,8 +36,8 @@ def read_set(
     An entry with options is a choice question; its answer is a letter, the option's text, or its
     place (see keying.keying). Otherwise the answer text is the reference. A document is named by
     its path, or by a file name, with or without suffix, that only one document has; its group
-    becomes the question's, and a question without a document is a group of its own. `limit` keeps a
-    sample drawn with the seed.
+    becomes the question's, and a question without a document is a group of its own. Evidence is
+    kept as given, and no passage is looked for. `limit` keeps a sample drawn with the seed.
 
     Raises:
         UsageError: no such file, not UTF-8, not JSON, CSV or XLSX, keys by number that do not show
@@ -132,6 +133,7 @@ def _question(
         answer=LETTERS[key] if key is not None and key < len(LETTERS) else "",
         reference=texts["reference"] or right if said.choice else answer or texts["reference"],
         context=texts["context"],
+        evidence=" ".join(texts["evidence"].split()),
         doc_id=document.doc_id if document else "",
         group=(document.group or document.doc_id) if document else f"{name}:{row_id}",
         language=texts["language"] or language_of(f"{texts['question']} {answer}") or "en",
@@ -156,7 +158,7 @@ def _problem(asked: _Asked, row: Question) -> Problem | None:
         return Problem("bad_row", shape)
     if not row.question:
         return Problem("bad_row", "no question text")
-    length = sum(map(len, (row.question, row.context, row.reference, *row.options)))
+    length = sum(map(len, (row.question, row.context, row.reference, row.evidence, *row.options)))
     if length > LONGEST:
         return Problem("too_long", f"{length:,} characters; at most {LONGEST:,}")
     if row.kind == "choice":

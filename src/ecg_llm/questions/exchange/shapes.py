@@ -24,6 +24,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "reference": ("reference", "reference_answer", "explanation", "rationale", "exp",
                   "long_answer", "ideal_answer"),
     "context": ("context", "abstract", "contexts", "snippets"),
+    "evidence": ("evidence", "quote", "supporting_text"),
     "document": ("document", "source_file", "file", "filename", "file_name", "path"),
     "licence": ("licence", "license"),
     "language": ("language", "lang"),

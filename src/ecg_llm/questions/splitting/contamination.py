@@ -8,8 +8,9 @@ from ecg_llm.contracts import Embedder
 from ecg_llm.questions.checking.twins import Vectors, stem
 from ecg_llm.questions.splitting.placing import TRAINED
 from ecg_llm.questions.splitting.shingles import Vocabulary, runs
-from ecg_llm.questions.words import correct_option, plain_text, words_of
+from ecg_llm.questions.words import correct_option, plain_text
 from ecg_llm.records import TESTED, Overlap, Passage, Question
+from ecg_llm.words import words_of
 
 if TYPE_CHECKING:
     from ecg_llm.questions.splitting.shingles import Numbers

@@ -88,7 +88,11 @@ def placements(
         group = groups[doc_id]
         split, why = sides[group]
         old = before.get(doc_id)
-        if old and old.split == split and group not in pinned:
+        if (
+            old
+            and old.split == split
+            and (group not in pinned or old.why.startswith(f"{why}, was "))
+        ):
             why = old.why
         elif old and old.split != split:
             why = f"{why}, was {old.split}"

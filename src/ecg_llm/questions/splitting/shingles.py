@@ -3,7 +3,7 @@
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from ecg_llm.questions.words import WORD, plain_number
+from ecg_llm.words import WORD, plain_number
 
 if TYPE_CHECKING:
     import numpy as np

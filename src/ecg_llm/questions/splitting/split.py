@@ -8,8 +8,8 @@ from ecg_llm.config import ImportedSet, Splits
 from ecg_llm.questions.checking.twins import NearIndex, Vectors, stem
 from ecg_llm.questions.checking.verify import SET, Problem, dropped
 from ecg_llm.questions.splitting.placing import TRAINED, tags_of
-from ecg_llm.questions.words import words_of
 from ecg_llm.records import TESTED, Document, Placement, Question, Split, digest
+from ecg_llm.words import words_of
 
 FEW = 20
 """Kept questions below which a tested part is too small."""
@@ -31,8 +31,8 @@ def assign(
     of train documents go to test_seen, and one that joins such a passage with another is dropped.
     A question of an imported set goes where `imports` says by the set's name: "auto" is test_seen
     if its document is in train or val, else test; a split that would put one group on both sides
-    is corrected. A test question close to a train or val question, and a test_seen question that
-    shares evidence with a train question, are dropped.
+    is corrected. A test question close to a train or val question, and a written test_seen question
+    that shares evidence with a train question, are dropped.
 
     Args:
         questions: Written and imported ones, kept and dropped.
@@ -148,7 +148,8 @@ def _without_leaks(
         if row.status == "kept" and row.split in ("test", "test_seen"):
             if twin := index.find(row) or stems.get(stem(row) or "-", ""):
                 row = dropped(row, Problem("near_duplicate_of_train", f"close to {twin}"))
-            elif row.split == "test_seen" and (twin := spans.shared(row)):
+            # What people ask of a document that was learned is new even where the sentence is not.
+            elif row.split == "test_seen" and row.set == SET and (twin := spans.shared(row)):
                 row = dropped(row, Problem("shared_evidence", f"shared with {twin}"))
         checked.append(row)
     return checked

@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ecg_llm.questions.words import language_of
 from ecg_llm.questions.writing.patterns import (
     MODALS,
     SHAPES,
@@ -43,6 +42,7 @@ from ecg_llm.questions.writing.sentences import (
     words_in,
 )
 from ecg_llm.questions.writing.usage import Usage
+from ecg_llm.words import language_of
 
 LEAD = re.compile(r"(?P<lead>(?:In|During|For) [^,]{3,70}), (?P<rest>.+)", re.DOTALL)
 ALIAS = re.compile(

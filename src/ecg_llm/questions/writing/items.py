@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
-from ecg_llm.questions.words import content_words
 from ecg_llm.questions.writing.answers import FULL_WORDS, answer_of, whole_definition
 from ecg_llm.questions.writing.facts import Fact, fact_of, statement_of
 from ecg_llm.questions.writing.lists import facts_in_lists
@@ -41,6 +40,7 @@ from ecg_llm.questions.writing.terms import (
 from ecg_llm.questions.writing.topics import asked_under, topic_of
 from ecg_llm.questions.writing.usage import Usage
 from ecg_llm.records import Difficulty, Passage, QuestionType, digest
+from ecg_llm.words import content_words
 
 LOOSE = frozenset({"lobe", "process", "measure", "structure", "test", "membrane", "substance"})
 """Kinds so wide that what is said of one thing often holds for others."""

@@ -3,12 +3,12 @@
 import re
 from collections.abc import Iterator
 
-from ecg_llm.questions.words import language_of
 from ecg_llm.questions.writing.facts import Fact
 from ecg_llm.questions.writing.patterns import PARTS, WORDS, Relation, verb_at
 from ecg_llm.questions.writing.phrases import is_plural, is_term
 from ecg_llm.questions.writing.sentences import Sentence, readable, words_in
 from ecg_llm.questions.writing.usage import Usage
+from ecg_llm.words import language_of
 
 GLOSSARY = re.compile(r"glossary|definitions|key terms|terminology|glossar|begriffe", re.IGNORECASE)
 ENTRY = re.compile(

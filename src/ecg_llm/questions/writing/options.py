@@ -8,10 +8,10 @@ from functools import cache
 from itertools import combinations
 from typing import NamedTuple
 
-from ecg_llm.questions.words import content_words
 from ecg_llm.questions.writing.patterns import ROOTS
 from ecg_llm.questions.writing.terms import WRONG_OPTIONS
 from ecg_llm.records import digest
+from ecg_llm.words import content_words
 
 CANDIDATES = 10
 """Of the most plausible wrong options, as many are considered for their length."""

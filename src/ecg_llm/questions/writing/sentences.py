@@ -1,20 +1,11 @@
 """Complete sentences of the prose of a Markdown text, as they stand and as they read."""
 
 import re
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from ecg_llm.questions.writing.patterns import WORDS
+from ecg_llm.sentences import sentences as spans
 
-ABBREVIATION = re.compile(
-    r"(?:\b(?:e\.g|i\.e|vs|fig|figs|tab|approx|ca|dr|prof|no|al|etc|resp|cf|incl|max|min|st|eq"
-    r"|bzw|z\. ?b|d\. ?h|u\. ?a|abb|sog|evtl|ggf|vgl|inkl|usw|nr)|(?<![/\w])[A-HJ-UWYZ])\.$",
-    re.IGNORECASE,
-)
-LETTERED = re.compile(
-    r"\b(?:vitamin|hepatitis|influenza|type|group|factor|class|grade|phase|stage) [A-Z]\.$", re.I
-)
-BOUNDARY = re.compile(r"[.!?][\"”’)]*\s+(?=[\"“(]?[A-ZÄÖÜ0-9])")
 ITEM = re.compile(r"(?m)^\s*(?:[-*+•]\s+|\d+[.)]\s+)")
 NOT_PROSE = re.compile(r"\s*(?:[#|>=!<$@`^]|\[\d+\]|class=|\*\*[^*]+\*\*\s*$)")
 CITATION = re.compile(
@@ -68,7 +59,8 @@ def sentences(text: str) -> list[Sentence]:
         for part in ITEM.split(block):
             if NOT_PROSE.match(part) or re.search(r"\n\s*[|#]| \^ ", part):
                 continue
-            found += [s for raw in _cut(part.strip()) if (s := _read(raw))]
+            prose = part.strip()
+            found += [s for start, end in spans(prose) if (s := _read(prose[start:end]))]
     return found
 
 
@@ -105,17 +97,3 @@ def counts_people(text: str) -> bool:
 def _read(raw: str) -> Sentence | None:
     clean = readable(raw)
     return Sentence(raw, clean) if clean[:1].isupper() and clean.endswith(".") else None
-
-
-def _cut(block: str) -> Iterator[str]:
-    start = 0
-    for boundary in BOUNDARY.finditer(block):
-        end = len(block[: boundary.end()].rstrip())
-        head = block[max(start, end - 20) : end].rstrip('"”’)')
-        # "I.", "5." and "e.g." end no sentence, but "200 ms." and "grade I." mostly do.
-        if ABBREVIATION.search(head[-6:]) and not LETTERED.search(head):
-            continue
-        yield block[start:end]
-        start = boundary.end()
-    if block[start:].strip():
-        yield block[start:].strip()

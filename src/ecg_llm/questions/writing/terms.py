@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
-from ecg_llm.questions.words import content_words
 from ecg_llm.questions.writing.facts import Fact
 from ecg_llm.questions.writing.patterns import GENERA, KINDS, WORDS, Kind
 from ecg_llm.questions.writing.phrases import is_plural
 from ecg_llm.questions.writing.sentences import words_in
 from ecg_llm.records import Passage, digest
+from ecg_llm.words import content_words
 
 WRONG_OPTIONS = 3
 TERMS = 500

@@ -3,13 +3,13 @@
 import re
 from functools import cache
 
-from ecg_llm.questions.words import content_words, language_of
 from ecg_llm.questions.writing.facts import Fact
 from ecg_llm.questions.writing.lists import GERMAN_TERM, TERM
 from ecg_llm.questions.writing.patterns import WORDS
 from ecg_llm.questions.writing.sentences import words_in
 from ecg_llm.questions.writing.terms import DEFINING, bare, noun_of
 from ecg_llm.questions.writing.usage import Usage
+from ecg_llm.words import content_words, language_of
 
 SHORT = 2
 """Words up to which a subject may mean several things: "macula", "size exclusion"."""

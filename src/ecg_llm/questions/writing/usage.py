@@ -5,8 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from ecg_llm.questions.words import GERMAN
 from ecg_llm.questions.writing.patterns import WORDS
+from ecg_llm.words import GERMAN
 
 GERMAN_ADJECTIVE = re.compile(r"[A-ZÄÖÜ]\w+(?:e|er|es|en|em) [A-ZÄÖÜ]")
 EPONYM = re.compile(r"\S+ (?:sign|syndrome|criteri\w+|score|formula|law|disease)\b")

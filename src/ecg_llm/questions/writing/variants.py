@@ -20,7 +20,7 @@ from ecg_llm.questions.checking.twins import NearIndex, texts_of
 from ecg_llm.questions.checking.verify import UNSEEN
 from ecg_llm.questions.checking.wording import not_self_contained
 from ecg_llm.questions.splitting.contamination import NEIGHBOUR
-from ecg_llm.questions.words import language_of, numbers, plain_text, support
+from ecg_llm.questions.words import plain_text
 from ecg_llm.questions.writing.generate import (
     LANGUAGES,
     UnparsedReply,
@@ -29,6 +29,7 @@ from ecg_llm.questions.writing.generate import (
     window_text,
 )
 from ecg_llm.records import TESTED, Passage, Question, Variant, digest
+from ecg_llm.words import language_of, numbers, support
 
 if TYPE_CHECKING:
     import numpy as np

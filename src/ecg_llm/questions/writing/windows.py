@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from ecg_llm.config import Questions
 from ecg_llm.contracts import Window
-from ecg_llm.questions.words import content_words
 from ecg_llm.records import Difficulty, Passage, QuestionKind, QuestionType, digest
+from ecg_llm.words import content_words
 
 RARE = (2, 8)
 """Passages of a document that a word occurs in, for two of them to be about the same thing."""

@@ -1,0 +1,61 @@
+import pytest
+
+from ecg_llm.contradiction import Quantity, contradiction, leads, quantities
+
+SAME = [
+    ("The PR interval lasts 0.12 to 0.20 s.", "The PR interval is 120–200 ms."),
+    ("Die PQ-Zeit beträgt 0,2 s.", "Die PQ-Zeit beträgt 200 ms."),
+    ("The rate is 60 beats per minute.", "A rate of 60 bpm or 60/min."),
+    ("Two P waves are blocked.", "2 P waves are blocked."),
+    ("1,200 patients were seen.", "Of 1200 patients most were men."),
+    ("The wave is upright in V2.", "The wave is upright in V1 to V4."),
+    ("The QRS complex is wide.", "A wide QRS complex follows a narrow P wave."),
+    ("ST elevation in II and III.", "ST elevation in II and III, ST depression in aVL."),
+    ("P waves are absent.", "There are no P waves."),
+    ("VT is not excluded by stable pressure.", "Stable pressure does not exclude VT."),
+    ("Die QT-Zeit ist nicht verlängert.", "Die QT-Zeit ist nicht verlängert, die PQ-Zeit kurz."),
+]
+OTHERWISE = [
+    ("The PR interval lasts 0.3 s.", "The PR interval is 120–200 ms.", "300 ms"),
+    ("It lasts 20 s.", "It lasts 20 minutes.", "20000 ms"),
+    ("The wave is upright in V6.", "The wave is upright in V1 to V4.", "V6"),
+    ("The QT interval is shortened.", "The QT interval is prolonged.", "shortened"),
+    ("ST depression in II and III.", "ST elevation in II and III.", "depression"),
+    ("ST depression in II, III.", "ST elevation in II, III, ST depression in aVL.", "depression"),
+    ("The left bundle branch is blocked.", "The right bundle branch is blocked.", "left"),
+    ("Die QT-Zeit ist verkürzt.", "Die QT-Zeit ist verlängert.", "verkürzt"),
+    ("A rate above 100 bpm.", "A rate below 100 bpm.", "above"),
+    ("It does not prolong the QT interval.", "It prolongs the QT interval.", "negated"),
+    ("It prolongs the QT interval.", "It does not prolong the QT interval.", "negated"),
+    ("Nodal rhythm without P waves.", "Nodal rhythm with retrograde P waves.", "negated"),
+    ("Die QT-Zeit ist nicht verlängert.", "Die QT-Zeit ist verlängert.", "negated"),
+]
+
+
+@pytest.mark.parametrize(("claim", "text"), SAME)
+def test_the_same_in_other_words_is_no_contradiction(claim, text):
+    assert contradiction(claim, text) == ""
+
+
+@pytest.mark.parametrize(("claim", "text", "named"), OTHERWISE)
+def test_what_is_said_otherwise_is_named(claim, text, named):
+    assert named in contradiction(claim, text)
+
+
+def test_what_the_question_gives_needs_no_support():
+    claim, text = "At 25 mm/s three squares last 600 ms.", "Three squares last 600 ms."
+    assert contradiction(claim, text) == "not there: 25 mm"
+    assert contradiction(claim, text, "How long are three squares at 25 mm/s?") == ""
+
+
+@pytest.mark.parametrize("text", ["", "1.2.3 and m6A", "-", "9" * 400, "²³", "½ mm", "٣ ms"])
+def test_odd_numbers_crash_nothing(text):
+    assert isinstance(contradiction(text, "x"), str)
+    assert isinstance(contradiction("x", text), str)
+
+
+def test_quantities_and_leads():
+    assert quantities("0.1 mV, 1 cm and 25-30 %") == {
+        Quantity(0.1, "mV"), Quantity(10, "mm"), Quantity(25, "%"), Quantity(30, "%"),
+    }  # fmt: skip
+    assert leads("V1 to V3, aVR, II and V4R") == {"V1", "V2", "V3", "aVR", "II", "V4R"}
