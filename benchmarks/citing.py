@@ -6,8 +6,11 @@
 The first: claims known to be borne out by a text (the handbook's 81 reference answers and their
 parts against their own section, by rule paraphrased; with --questions also BioASQ's ideal answers
 against their snippets) and the same claims spoilt by rule: another passage of the chapter, a number
-changed, a word turned round, negated. Settings were chosen on the even chapters and on every other
-BioASQ question; the rest is held out. "Other word" holds swaps that are not all known to the check.
+changed, a sign turned round, a word turned round or exchanged for its clinical opposite, negated.
+Settings were chosen on the even chapters and on every other BioASQ question; the rest is held out.
+"Other word" holds swaps that are not all known to the check. "Written" are claims and their
+opposites of tests/opposites.jsonl, English and German, each against its passage between two others;
+the check was written with them in sight.
 
 The second: questions that the handbook answers, that are of the field but that it leaves open
 (tests/answer/open_questions.jsonl), and of other fields (MMLU's of --questions). Passages are the
@@ -36,6 +39,7 @@ from ecg_llm.sentences import sentences
 from ecg_llm.steps import read_table
 from ecg_llm.testing import passage
 
+OPPOSITES = Path(__file__).parents[1] / "tests" / "opposites.jsonl"
 OPEN = Path(__file__).parents[1] / "tests" / "answer" / "open_questions.jsonl"
 TURNED = """
 longer/shorter prolonged/shortened lengthen/shorten elevation/depression left/right above/below
@@ -48,6 +52,13 @@ atrial/ventricular worsen/improve first/last start/end begins/ends arm/leg sodiu
 systolic/diastolic men/women precede/follow constant/variable slow/fast nodal/infranodal
 orthodromic/antidromic
 """
+CLINICAL = """
+hypo~/hyper~ tachy~/brady~ recommended/contraindicated first/second second/third lead_I/lead_V1
+type_1/type_2 Mobitz_I/Mobitz_II anterior/posterior inferior/superior proximal/distal acute/chronic
+systolic/diastolic sensitive/specific positive/negative prolonged/shortened wide/narrow high/low
+atrial/ventricular
+"""
+"""With ~ where a word goes on, _ for a space."""
 PARAPHRASES: Sequence[tuple[str, str | Callable[[re.Match[str]], str]]] = (
     (r"\b(\d+) ms\b", lambda match: f"{int(match[1]) / 1000:g} s"),
     (r"\bmore than\b", "above"),
@@ -85,8 +96,10 @@ def swapped(text: str, pairs: str, rng: random.Random) -> str:
     for pair in pairs.split():
         one, other = pair.split("/")
         for old, new in ((one, other), (other, one)):
-            match = re.search(rf"\b{old}\b", text)
+            pattern = re.escape(old.rstrip("~").replace("_", " "))
+            match = re.search(rf"(?i:\b{pattern})" + (r"(?=\w)" if "~" in old else r"\b"), text)
             if match:
+                new = new.rstrip("~").replace("_", " ")
                 found.append(text[: match.start()] + new + text[match.end() :])
     return rng.choice(found) if found else ""
 
@@ -99,6 +112,14 @@ def renumbered(text: str, rng: random.Random) -> str:
     match = rng.choice(found)
     value = f"{float(match[0]) * rng.choice([0.5, 1.5, 2]):g}"
     return "" if value == match[0] else text[: match.start()] + value + text[match.end() :]
+
+
+def signed(text: str) -> str:
+    """Return the text with the sign of its first signed number turned round, or ""."""
+    match = re.search(r"(?<![\w.,])[+−-](?=\d)", text)
+    if not match:
+        return ""
+    return text[: match.start()] + ("-" if match[0] == "+" else "+") + text[match.end() :]
 
 
 def negated(text: str) -> str:
@@ -114,9 +135,11 @@ def spoilt(
     kinds = {
         "reference": claim,
         "number": renumbered(claim, rng),
+        "sign": signed(claim),
         "turned": swapped(claim, TURNED, rng),
         "other word": swapped(claim, OTHER, rng),
         "negated": negated(claim),
+        "opposite": swapped(claim, CLINICAL, rng),
     }
     for kind, text in kinds.items():
         if text:
@@ -162,6 +185,16 @@ def bioasq(file: Path) -> Iterator[Labelled]:
             if len(claim.split()) >= 6:
                 yield from spoilt(part, claim, row["question"], own, rng)
                 yield Labelled(part, "other passage", claim, row["question"], other)
+
+
+def written() -> Iterator[Labelled]:
+    """Yield the labelled claims of tests/opposites.jsonl."""
+    rows = _rows(OPPOSITES)
+    for number, row in enumerate(rows):
+        before, after = rows[number - 3]["passage"], rows[(number + 3) % len(rows)]["passage"]
+        own = (passage(f"{before} {row['passage']} {after}"),)
+        yield Labelled("written", "reference", row["claim"], "What is known?", own)
+        yield Labelled("written", "opposite", row["spoilt"], "What is known?", own)
 
 
 def support(rows: Sequence[Labelled], embedder: SentenceEmbedder) -> list[str]:
@@ -260,7 +293,11 @@ def main() -> None:
     parser.add_argument("--questions", type=Path, help="all_mcq.jsonl")
     chosen = parser.parse_args()
     embedder = SentenceEmbedder()
-    rows = [*handbook(chosen.study), *(bioasq(chosen.questions) if chosen.questions else [])]
+    rows = [
+        *handbook(chosen.study),
+        *written(),
+        *(bioasq(chosen.questions) if chosen.questions else []),
+    ]
     print("\n".join(support(rows, embedder)), end="\n\n")
     print("\n".join(abstention(chosen.study, chosen.questions, embedder)))
 

@@ -38,6 +38,7 @@ import numpy as np
 import yaml
 
 from ecg_llm import config, console, pipeline, steps
+from ecg_llm.corpus import passages
 from ecg_llm.embed import model_source
 from ecg_llm.records import Document, Passage, Question
 from ecg_llm.retrieve import measure
@@ -224,15 +225,15 @@ def published(shared: Path, scratch: Path) -> dict[str, Any]:
     rows = steps.read_table(folder / "questions.jsonl", Question)
     kept = [row for row in rows if row.status == "kept" and row.kind == "open"]
     questions = random.Random(1).sample(kept, min(ASKED, len(kept)))
-    passages = steps.read_table(folder / "passages.jsonl", Passage)
+    originals = steps.read_table(folder / "passages.jsonl", Passage)
     systems = {
         "published, stand-in": stand_in(folder, scratch / "chroma"),
-        "ours, by default": ours_on(folder, passages),
+        "ours, by default": ours_on(folder),
     }
     table, figures = [], {}
     hits: dict[str, list[float]] = {}
     for name, system in systems.items():
-        known = measure.sources(questions, system.passages, passages)
+        known = measure.sources(questions, system.passages, originals)
         started = time.monotonic()
         found = [system.search(row.question) for row in questions]
         ms = (time.monotonic() - started) * 1000 / len(questions)
@@ -255,16 +256,24 @@ def published(shared: Path, scratch: Path) -> dict[str, Any]:
     return {**figures, "difference": gain}
 
 
-def ours_on(folder: Path, passages: Sequence[Passage]) -> System:
-    """Return our index of a study's passages, made anew."""
+def ours_on(folder: Path) -> System:
+    """Return our index of a study's texts, cut and made anew."""
     settings = config.load(folder)
     models = pipeline.Models(settings, folder)
-    documents = steps.read_table(folder / "documents.jsonl", Document)
+    documents = [row for row in steps.read_table(folder / "documents.jsonl", Document)
+                 if row.status in ("ok", "partial")]  # fmt: skip
     languages = {row.doc_id: row.language for row in documents}
-    usable = pipeline.usable(passages, settings)
     models.embedder.embed(["warm"])
     shutil.rmtree(folder / "index", ignore_errors=True)
     started = time.monotonic()
+    cut = [
+        passage
+        for row in documents
+        for passage in passages.cut(
+            row, pipeline.read_text(folder, row), models.embedder.count_tokens, settings.passages
+        )
+    ]
+    usable = pipeline.usable(cut, settings)
     index = models.index()
     index.build(usable, languages)
     seconds = time.monotonic() - started

@@ -1,12 +1,14 @@
+import json
 import subprocess
 import sys
+from itertools import chain
 
 import pytest
 from support import ROOT
 
 from ecg_llm.citing import Reply, abstains, checked, claims, keys
 from ecg_llm.contracts import NO_ANSWER
-from ecg_llm.embed import SentenceEmbedder
+from ecg_llm.embed import SentenceEmbedder, WatchedEmbedder
 from ecg_llm.testing import passage
 
 PR = passage(
@@ -41,15 +43,33 @@ def test_keys_stand_alone_in_lists_and_ranges():
 
 
 def test_keys_belong_to_the_sentence_they_stand_in_or_behind():
-    text = "[3] The PR interval is 120 to 200 ms. [1] The QT [2] varies. It is long. [1][4]"
+    text = "The PR interval [3] is 120 to 200 ms. [1] The QT [2] varies. It is long. [1][4]"
     found = claims(text, 4)
     assert [claim.keys for claim in found] == [(3, 1), (2,), (1, 4)]
     assert [text[claim.start : claim.end] for claim in found] == [
-        "[3] The PR interval is 120 to 200 ms. [1]",
+        "The PR interval [3] is 120 to 200 ms. [1]",
         "The QT [2] varies.",
         "It is long. [1][4]",
     ]
     assert found[1].text == "The QT varies."
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A is long [1]. [2] B is short.", [(1,), (2,)]),
+        ("[1] A is long. [2] B is short.", [(1,), (2,)]),
+        (" [1] A is long. [2, 3] B is short. [2]", [(1,), (2, 3)]),
+        ("A is long.\n[1] B is short.\n[2] C is wide.", [(), (1,), (2,)]),
+        ("A is long. [1] B is short. [2]", [(1,), (2,)]),
+        ("A is long [1]. [2] B is short [3].", [(1, 2), (3,)]),
+        ("A is long. [1]\n\nB is short. [2]", [(1,), (2,)]),
+    ],
+)
+def test_keys_before_a_sentence_belong_to_it(text, expected):
+    found = claims(text, 3)
+    assert [claim.keys for claim in found] == expected
+    assert all(text[claim.start : claim.end].strip() for claim in found)
 
 
 @pytest.mark.parametrize(
@@ -175,6 +195,54 @@ def test_every_distinct_sentence_is_embedded_once_for_all_answers():
     assert len(counting.calls) == 1, "nothing to embed, nothing loaded"
 
 
+def test_blocks_of_passages_change_nothing_and_bound_what_is_embedded_at_once(
+    embedder, monkeypatch
+):
+    safe = "All are safe in adults without heart failure."
+    shown = [
+        passage(f"Drug {number} prolongs the QT interval by {number} ms. {safe}", start=number)
+        for number in range(100, 130)
+    ]
+    said = [
+        f"Drug {n} prolongs the QT interval by {n + n % 2} ms [{n - 99}]. {safe[:-1]} [3, 5]."
+        for n in range(100, 130)
+    ]
+    replies = [Reply(text, "What is known?", shown) for text in said]
+    whole = checked(replies, embedder)
+    reports = []
+    monkeypatch.setattr("ecg_llm.citing.BLOCK", 4)
+    monkeypatch.setattr("ecg_llm.citing.KEPT", 16)
+    watched = WatchedEmbedder(embedder, lambda done, total: reports.append((done, total)))
+    blocks = checked(replies, watched)
+    assert len(reports) == 8
+    assert max(total for _, total in reports) <= 40
+    assert [claim.supported for found in whole for claim in found].count(False) == 15
+    for one, other in zip(chain(*whole), chain(*blocks), strict=True):
+        assert (one.claim, one.supported, one.problem) == (
+            other.claim,
+            other.supported,
+            other.problem,
+        )
+        for quote, again in zip(one.quotes, other.quotes, strict=True):
+            assert quote._replace(score=0) == again._replace(score=0)
+            assert quote.score == pytest.approx(again.score, abs=5e-3)
+
+
+def test_clinical_opposites_are_not_borne_out(embedder):
+    lines = (ROOT / "tests" / "opposites.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+
+    def held(column):
+        replies = [
+            Reply(f"{row[column].rstrip('.')} [1].", "What is known?", (passage(row["passage"]),))
+            for row in rows
+        ]
+        return [found[0].supported for found in checked(replies, embedder)]
+
+    assert held("spoilt").count(True) <= 3
+    assert held("claim").count(False) <= 3
+
+
 @pytest.mark.slow
 def test_what_the_handbook_says_is_borne_out_and_what_is_spoilt_is_not(study):
     """On two chapters that no setting was chosen on."""
@@ -194,3 +262,4 @@ def test_what_the_handbook_says_is_borne_out_and_what_is_spoilt_is_not(study):
     assert found["paraphrase"] >= 0.7
     assert min(found["number"], found["negated"], found["other passage"]) >= 0.9
     assert found["turned"] >= 0.6
+    assert found["opposite"] >= 0.8

@@ -61,6 +61,16 @@ def test_this_machine_and_allowed_hosts_pass() -> None:
     assert guard.refused == set()
 
 
+def test_compiled_code_is_admitted_as_the_hook_would() -> None:
+    privacy.admit("model.example")
+    with privacy.guard(["192.0.2.7"]) as guard:
+        privacy.admit("192.0.2.7")
+        privacy.admit("127.0.0.1")
+        with pytest.raises(EgressError, match=r"model\.example"):
+            privacy.admit("model.example")
+    assert (guard.contacted, guard.refused) == ({"192.0.2.7"}, {"model.example"})
+
+
 def test_the_guard_ends_with_its_block() -> None:
     with privacy.guard([]):
         pass

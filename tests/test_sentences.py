@@ -10,6 +10,7 @@ from ecg_llm.sentences import plain, sentences, statements
         "Dr. A. Smith et al. found this.|Others, e.g. Jones vs. Miller, did not.",
         "Er nahm z. B. Flecainid ein.|Die PQ-Zeit betrug ca. 200 ms.|Das gilt u. a. hier.",
         "Am 3. Oktober kam er.|Ein AV-Block 2. Grades lag vor.",
+        "Beim AV-Block III. Grades fehlt sie.|Er folgt dem AV-Block II. Grades.|Das gilt.",
         "Was it VT?|Yes!|The QRS was 160 ms (cf. Table 2).|pH was 7.2.",
         "The axis was seen in lead I.|The T wave in lead II was flat.",
         "This was described in 2008.|The next study followed.",

@@ -169,15 +169,22 @@ def index(
 ) -> None:
     """Bring the retrieval index up to the passages: what is there already is not embedded again."""
     from ecg_llm.commands import index as indexing
+    from ecg_llm.corpus import given
 
+    taken = given.read(ready) if ready else []
     if ready:
-        console.say(indexing.take(study, ready))
+        indexing.study_for(study, ready)
     bound, settings, _ = _bound(study, overrides, None)
     if sweep and not settings.index.sweep:
         raise UsageError("study.yaml has no index.sweep; docs/how-to/retrieval.md shows one.")
-    # Asked for by name the index is compared with the passages whatever its manifest says.
-    (study / bound.steps["index"].output).unlink(missing_ok=True)
-    _run(study, "index", overrides, None)
+
+    def prepare() -> None:
+        if ready:
+            console.say(indexing.take(study, ready, taken))
+        # Asked for by name the index is compared with the passages whatever its manifest says.
+        (study / bound.steps["index"].output).unlink(missing_ok=True)
+
+    _run(study, "index", overrides, None, prepare=prepare)
     if sweep:
         _run(study, "index-sweep", overrides, None)
     found = indexing.figures(study)
@@ -519,36 +526,41 @@ def search(
     """Find passages: retrieval alone."""
     from ecg_llm.commands import ask as asking
 
-    if bool(query) == bool(file):
+    if bool(query.strip()) == bool(file):
         raise UsageError("search takes one query, or --file with one query a line.")
     if file:
         try:
             queries = [
-                line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()
+                line.strip() for line in file.read_text("utf-8-sig").split("\n") if line.strip()
             ]
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{file} cannot be read ({error}); check --file.") from error
     else:
         queries = [query]
-    _run(study, "index", None, None, quiet=True)
+    if not queries:
+        raise UsageError(f"{file} holds no query; write one a line.")
+    _ready(study, "index")
     settings = _bound(study, None, None)[1]
     with _guarded(settings):
         found = asking.search(settings, study, queries, k)
-    for hits in found:
+    for asked, hits in zip(queries, found, strict=True):
         if as_json or file:
-            console.figures({"hits": hits})
+            console.figures({"query": asked, "hits": hits})
             continue
         if not hits:
             console.out("Nothing found.")
         for hit in hits:
-            console.out(f"{hit['score']:.3f}  {hit['path']}, page {hit['page_from']}")
+            console.out(f"{hit['score']:.3f}  {hit['path']}{asking.page(hit['page_from'])}")
             console.out(asking.indented(hit["text"]) + "\n")
 
 
 @app.command()
 def ask(
     question: Annotated[str, typer.Argument(help="The question.")],
-    arm: Annotated[str, typer.Option(help="Arm that answers; default: see docs.")] = "",
+    arm: Annotated[
+        str,
+        typer.Option(help="Arm that answers; default: the first with passages and no nano model."),
+    ] = "",
     study: StudyFolder = Path(),
     as_json: AsJson = False,
 ) -> None:
@@ -558,7 +570,7 @@ def ask(
     settings = _bound(study, None, None)[1]
     name = asking.choose_arm(settings, arm)
     for step in asking.needs(settings, name):
-        _run(study, step, None, None, quiet=True)
+        _ready(study, step)
     said: list[str] = []
 
     def say(piece: str) -> None:
@@ -739,8 +751,12 @@ def _run(
     *,
     retry: bool = False,
     quiet: bool = False,
+    prepare: Callable[[], None] = lambda: None,
 ) -> list[Any]:
-    """Bring the steps up to `to` up to date, saying what each did; return their results."""
+    """Bring the steps up to `to` up to date, saying what each did; return their results.
+
+    `prepare` is called once the study is held alone.
+    """
     from ecg_llm import registry, steps
 
     bound, settings, _ = _bound(folder, overrides, limit)
@@ -750,6 +766,7 @@ def _run(
         raise UsageError(f"There is no step {to!r}{registry.suggestion(to, known)}")
     results = []
     with steps.locked(folder), _guarded(settings) as guard:
+        prepare()
         for name in steps.needed(bound, target):
             try:
                 with console.progress(name) as bar:
@@ -772,6 +789,16 @@ def _run(
         for host in sorted(guard.refused):
             console.say(f"ecg-llm: an attempt to reach {host} was refused; see privacy.allow.")
     return results
+
+
+def _ready(folder: Path, to: str) -> None:
+    """Bring the steps up to `to` up to date for a reader; where they are, nothing is held alone."""
+    from ecg_llm import steps
+
+    bound, _, _ = _bound(folder, None, None)
+    found = steps.states(bound)
+    if any(found[name] not in ("done", "edited") for name in steps.needed(bound, to)):
+        _run(folder, to, None, None, quiet=True)
 
 
 def _line(result: Any) -> str:

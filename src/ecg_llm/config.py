@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple, cast, get_args
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -452,6 +453,11 @@ def _merged(start: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, A
     return made
 
 
+def _blank(value: object) -> object:
+    """Return "" for a key that YAML leaves blank."""
+    return "" if value is None else value
+
+
 class Index(Section):
     """What retrieval searches and how."""
 
@@ -459,7 +465,7 @@ class Index(Section):
     """A folder of the study; object storage, like s3://bucket/path; or a PostgreSQL server with
     pgvector, like postgresql://user@host/database. It is for this study alone. Keys and passwords
     come from the environment."""
-    embedder: str = "minilm"
+    embedder: str = Field(default="minilm", min_length=1)
     """minilm (packaged), a sentence-transformers id or folder, or an entry of models of kind api
     whose server gives embeddings."""
     dense_weight: float = Field(default=0.6, ge=0, le=1)
@@ -471,10 +477,10 @@ class Index(Section):
     query: passages that resemble many others come up for everything."""
     feedback: float = Field(default=0.3, ge=0, lt=1)
     """Share of the best passage found in a second look at the candidates; 0: one look."""
-    lexicon: str = "ecg"
+    lexicon: Annotated[str, BeforeValidator(_blank)] = "ecg"
     """Abbreviations and synonyms that widen the lexical side of a query: ecg (bundled), or a YAML
     file of your own; empty: none."""
-    reranker: str = ""
+    reranker: Annotated[str, BeforeValidator(_blank)] = ""
     """A cross-encoder's id or folder, or an entry of models of kind api whose server reranks;
     empty: none."""
     reranked: int = Field(default=50, ge=1)
@@ -502,10 +508,10 @@ class Answers(Section):
     middle least; rank: best first."""
     passage_tokens: int = Field(default=2048, ge=64)
     """Budget of the passages in a prompt, by the model's own tokenizer."""
-    max_tokens_open: int = 200
-    max_tokens_choice: int = 32
-    temperature: float = 0.0
-    top_p: float = 1.0
+    max_tokens_open: int = Field(default=200, ge=1)
+    max_tokens_choice: int = Field(default=32, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
     permutations: int = Field(default=1, ge=1)
     """Cyclic rotations of the options that every choice question is asked in."""
     repeats: int = Field(default=1, ge=1)
@@ -612,10 +618,11 @@ class Study(Section):
             for chosen in itertools.product(*(_values(key, line[key]) for key in line)):
                 changed = dict(zip(line, chosen, strict=True))
                 settings: dict[str, Any] = {**start, "index": {**start.get("index", {})}}
-                settings["index"].pop("sweep", None)
+                settings["index"] = {**settings["index"], "store": "index", "sweep": ()}
                 for key, value in changed.items():
                     section, _, name = key.partition(".")
-                    if section not in ("passages", "index", "answers") or not name:
+                    varied = section in ("passages", "index", "answers") and name
+                    if not varied or key in ("index.store", "index.sweep"):
                         raise ValueError(
                             f"index.sweep: {key} cannot be varied; settings of passages, index and "
                             "answers can, like passages.tokens"

@@ -21,7 +21,7 @@ PERIOD = 15.0
 
 def say(text: str) -> None:
     """Write a sentence to standard error, where it does not disturb figures."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(CONTROL.sub("", text) + "\n")
     sys.stderr.flush()
 
 
@@ -31,13 +31,13 @@ def figures(value: object) -> None:
 
 
 def out(text: str) -> None:
-    """Write a line of the answer to standard output."""
-    sys.stdout.write(text + "\n")
+    """Write a line of the answer to standard output, without signs that act on the terminal."""
+    sys.stdout.write(CONTROL.sub("", text) + "\n")
 
 
 def write(piece: str) -> None:
-    """Write a piece of the answer to standard output at once, as it is."""
-    sys.stdout.write(piece)
+    """Write a piece of the answer to standard output at once."""
+    sys.stdout.write(CONTROL.sub("", piece))
     sys.stdout.flush()
 
 

@@ -11,7 +11,7 @@ EcgLlmError
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 from ecg_llm.records import Answer, Draft, Passage, Question, ReplyStatus, Score
 
@@ -203,6 +203,14 @@ class Hit(NamedTuple):
     score: float
 
 
+def outdated(passage_id: str) -> StepError:
+    """Return the error of an index that holds a passage which the study does not have."""
+    return StepError(
+        f"The index holds passage {passage_id}, which is not in passages.jsonl; bring it up to "
+        f"date with: ecg-llm index"
+    )
+
+
 @runtime_checkable
 class Retriever(Protocol):
     """Questions to passages."""
@@ -222,6 +230,15 @@ class Task:
     repeat: int = 0
     searched: bool = False
     """Whether passages were looked for; where none were found, the prompt says so."""
+
+    def answer_key(self, arm: str) -> dict[str, Any]:
+        """Return the columns of an arm's answer that say which task it answers."""
+        return {
+            "question_id": self.question.question_id,
+            "arm": arm,
+            "repeat": self.repeat,
+            "permutation": self.permutation,
+        }
 
 
 class Answered(NamedTuple):

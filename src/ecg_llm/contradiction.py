@@ -3,12 +3,21 @@
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
-from ecg_llm.words import FUNCTION_WORDS, plain_number
+from ecg_llm.words import (
+    DISTINGUISHING,
+    DISTINGUISHING_STARTS,
+    FUNCTION_WORDS,
+    plain_number,
+    stem,
+    stems,
+)
 
-KEPT = 50_000
+KEPT = 4096
 """Texts whose quantities, directions and negations are kept: passages are read for many claims."""
+KEPT_WORDS = 50_000
 NUMBER_WORDS = {
     word: value
     for value, words in enumerate(
@@ -51,24 +60,57 @@ UNITS = {
     for spelling in spellings.split()
 }
 """Unit that each spelling stands for, and how many of it are one of the spelling."""
+NUMERAL = r"\d+(?:[.,]\d+)*"
+MINUS = "−–-"
 QUANTITY = re.compile(
-    rf"(?<![\w.,])(\d+(?:[.,]\d+)*|{'|'.join(NUMBER_WORDS)})(?!\w*[^\W\d_]\d)"
-    r"(?:\s*(?:to|bis|-|–|and|und|or|oder)\s*(\d+(?:[.,]\d+)*))?"
+    rf"(?<![\w.,#])(minus\s+|(?<![^\s(\[/:=<>≤≥~])[{MINUS}](?=\d))?"
+    rf"({NUMERAL}|{'|'.join(NUMBER_WORDS)})(?!\w*[^\W\d_]\d)"
+    rf"(?:\s*(?:to|bis|-|–|and|und|or|oder)\s*(?:plus\s+|\+)?(minus\s+|[{MINUS}])?({NUMERAL}))?"
     rf"(?:[\s-]*({'|'.join(sorted(map(re.escape, UNITS), key=len, reverse=True))})(?![^\W\d_]))?"
 )
+"""A dash before a number is its sign where nothing stands before the dash."""
+_LEAD = r"(?:I{2,3}|aV[RLF]|V\d)"
+_LIST = r"(?:\s*(?:,|/|-|–|&|and|und|or|oder|to|bis)\s*)+"
 LEAD = re.compile(
-    r"(?<!\w)(?:V(\d)\s*(?:to|through|bis|-|–)\s*V(\d)|[A-Za-z]{1,6}\d+[A-Za-z]?|aV[RLF]|I{2,3}|IV)"
-    r"(?!\w)"
+    rf"(?<!\w)(?:V(\d)\s*(?:to|through|bis|-|–)\s*V(\d)|[A-Za-z]{{1,6}}\d+[A-Za-z]?|aV[RLF]|I{{2,3}}"
+    rf"|IV|I(?={_LIST}{_LEAD}(?!\w)))(?!\w)"
 )
-"""Leads, and whatever else is named by letters and digits."""
+"""Leads, and whatever else is named by letters and digits; I only in a list of leads."""
+LEAD_ONE = re.compile(rf"(?<!\w)(?:(?i:leads?|ableitung(?:en)?|in)\s+|\|\s*|{_LEAD}{_LIST})I(?!\w)")
+"""Lead I, which a single I elsewhere is not."""
+ROMAN = {"i": "1", "ii": "2", "iii": "3", "iv": "4"}
+NUMBERED = re.compile(
+    r"\b(?P<kind>types?|typs?|mobitz|class(?:es)?|klassen?|grades?|grad|phases?|stages?|stadium"
+    r"|groups?|gruppen?)[\s-]+(?P<after>iv|i{1,3}|\d)(?![\w.,°]*\d)(?!\w)"
+    r"|(?<![\w.,])(?P<before>iv|i{1,3}|\d)(?:\.|°|st|nd|rd)?[\s-]*(?=degree\b|grades\b|gradig)"
+    r"|\b(?P<line>erst|zweit|dritt)(?=linien|gradig)",
+    re.IGNORECASE,
+)
+"""Numbers that name a type, a degree or the like."""
+ORDINALS = {
+    word: number
+    for number, words in enumerate(
+        (
+            "first erste ersten erster erstes erstem erst #1 1st",
+            "second zweite zweiten zweiter zweites zweitem zweit #2 2nd",
+            "third dritte dritten dritter drittes drittem dritt #3 3rd",
+            "fourth vierte vierten vierter viertes viertem #4 4th",
+            "#5",
+            "last letzte letzten letzter letztes letztem",
+        ),
+        start=1,
+    )
+    for word in words.split()
+}
 AXES = tuple(
     tuple(tuple(pole.split()) for pole in axis)
     for axis in (
-        ("long longer prolong lengthen verlänger", "short shorter shorten verkürz"),
+        ("long longer prolong lengthen lang lange verlänger", "short kurz kurze verkürz"),
         (
-            "increas rise rises rising faster fast accelerat higher raise raised erhöh "
-            "steig zunahme",
-            "decreas reduc fall falls falling slower slow decelerat lower erniedrig abnahme",
+            "increas rise rises rising faster fast accelerat high higher elevated raise raised "
+            "erhöh steig zunahme hoch hohe hoher hohes hohen höher schnell",
+            "decreas reduc fall falls falling slower slow decelerat low lower erniedrig abnahme "
+            "niedrig langsam",
         ),
         ("elevat hebung", "depress senkung"),
         (
@@ -82,18 +124,34 @@ AXES = tuple(
         ("wide wider widen broad breit breiter verbreit", "narrow schmal"),
         ("positive upright positiv", "negative inverted negativ"),
         ("before precede vor vorher", "after follow nach nachher"),
-        ("anterior vorderwand", "inferior posterior hinterwand"),
-        ("superior", "inferior"),
-        ("tall large hoch", "small flat klein niedrig"),
+        (
+            "anterior vorderwand",
+            "posterior hinterwand",
+            "inferior hinterwand",
+            "superior",
+            "lateral seitenwand",
+        ),
+        (
+            "tall large hoch peaked spitz spitze spitzen",
+            "small flat flatten klein niedrig flach flache flachen",
+        ),
         ("regular regelm", "irregular unregelm"),
         ("early früh", "late spät"),
         ("anterograde antegrad", "retrograde retrograd"),
-        ("first begin begins onset start", "last end ends"),
+        ("begin begins onset start", "end ends"),
         ("improve improves better besser", "worsen worse verschlecht"),
         ("men male männer", "women female frauen"),
         ("systol", "diastol"),
-        ("acute akute akuten", "chronic chronisch"),
-        ("atrial atria atrium vorhof", "ventric kammer"),
+        ("acute akut akute akuten akuter akutes akutem", "chronic chronisch"),
+        (
+            "atrial atria atrium vorhof supraventric supraventrik",
+            "ventric ventrik kammer",
+        ),
+        (
+            "recommended indicated advised empfohlen indiziert",
+            "contraindicated avoid harmful kontraindiziert vermeid schädlich",
+        ),
+        ("sensitiv", "specific spezifi"),
         ("orthodrom", "antidrom"),
         ("manifest", "conceal"),
         ("sodium natrium", "potassium kalium", "calcium kalzium", "magnes"),
@@ -101,9 +159,16 @@ AXES = tuple(
     )
 )
 """Words that exclude each other where they stand in the same place; five letters or more of a word
-stand for all words that begin so."""
-REACH = 3
-"""Words on either side of such a word that tell what it is said of."""
+stand for all words that begin so. Words that begin with one of DISTINGUISHING_STARTS exclude each
+other where they go on alike."""
+OTHERS = "others"
+"""Axis of the further words.DISTINGUISHING: each excludes those that the claim does not hold."""
+LONG = 5
+"""Letters from which on the beginning of a word stands for it."""
+ROOT = 3
+"""Letters of what is too much or too little: hyper|kal|emia, hypo|kal|ämie."""
+ENDING = re.compile(r"e[mnrs]?$")
+"""Of German adjectives."""
 NEGATORS = frozenset(
     re.findall(
         r"\S+",
@@ -113,6 +178,10 @@ NEGATORS = frozenset(
     """,
     )
 )
+UNPLACED = NEGATORS | FUNCTION_WORDS | ROMAN.keys()
+"""Words whose opposites are found otherwise, or that have none."""
+REACH = 3
+"""Words on either side of such a word that tell what it is said of."""
 NEGATORS_AFTER = frozenset(["absent", "missing", "fehlt", "fehlen"])
 ENDS = frozenset(",;:.!?") | {"but", "whereas", "while", "because", "sondern", "aber", "weil"}
 """Where what a negation is said of ends."""
@@ -122,7 +191,7 @@ SOFT = re.compile(
     r"|stop\w*|fehl\w*|selten\w*|nur|vermeid\w*)\b"
 )
 """Words that say "not" without it."""
-TOKEN = re.compile(r"at_least|at_most|[^\W_]+(?:[.,]\d+)?|[<>≤≥]|[,;:.!?]")
+TOKEN = re.compile(r"at_least|at_most|#\d|[^\W_]+(?:[.,]\d+)?|[<>≤≥]|[,;:.!?]")
 
 
 class Quantity(NamedTuple):
@@ -138,20 +207,32 @@ class Quantity(NamedTuple):
 
 class _Direction(NamedTuple):
     word: str
-    axis: int
-    pole: int
+    axis: str
+    poles: frozenset[str]
+    """More than one where a word is ambiguous: a Hinterwand is inferior or posterior."""
     beside: frozenset[str]
     """Stems of the words around it."""
+    said: frozenset[str]
+    """Stems of its sentence."""
+
+
+class _Near(NamedTuple):
+    """How much a direction of a text is said of what the claim says it of."""
+
+    beside: int
+    """Stems around both in common."""
+    said: int
+    """Stems of both sentences in common; those that share two more decide between equals."""
 
 
 def contradiction(claim: str, text: str, given: str = "") -> str:
     """Return what of a claim a text does not hold or turns round, in a few words, or "".
 
     Every quantity and lead of the claim must stand in the text or in what was `given` (the
-    question); 0.12 s is 120 ms. A direction (longer, left, elevation ...) is turned round where
-    the words beside it stand in the text beside its opposite, and a negation where what it is
-    said of is affirmed there, or the other way round. Whether the text is about the same thing is
-    not asked.
+    question); 0.12 s is 120 ms. A direction (longer, left, hyper ...) is turned round where more
+    of the words beside it stand in the text beside its opposite than beside the same, and a
+    negation where what it is said of is affirmed there, or the other way round. Whether the text is
+    about the same thing is not asked.
     """
     lacking = _lacking(claim, text, given)
     if lacking:
@@ -163,23 +244,21 @@ def contradiction(claim: str, text: str, given: str = "") -> str:
     return f"negated on one side: {denied}" if denied else ""
 
 
-def stems(text: str) -> frozenset[str]:
-    """Return the beginnings, of five letters, of the content words of a text."""
-    return frozenset(word[:5] for word in _tokens(text) if _carries(word))
-
-
 @lru_cache(KEPT)
 def quantities(text: str) -> frozenset[Quantity]:
-    """Return the quantities of a text, times in ms and lengths in mm; "two" is 2."""
+    """Return the quantities of a text, times in ms and lengths in mm; "two" is 2.
+
+    Numbers that name a type, a class or a degree are none.
+    """
     found = set()
-    for match in QUANTITY.finditer(text.lower()):
-        unit, factor = UNITS.get(match[3] or "", ("", 1))
-        for number in filter(None, (match[1], match[2])):
+    for match in QUANTITY.finditer(_numbered(text).lower()):
+        unit, factor = UNITS.get(match[5] or "", ("", 1))
+        for sign, number in ((match[1], match[2]), (match[3], match[4])):
             spelled = NUMBER_WORDS.get(number)
-            plain = plain_number(number)
-            if spelled is not None or plain.count(".") < 2:
+            plain = plain_number(number or "")
+            if spelled is not None or (plain and plain.count(".") < 2):
                 value = float(plain) if spelled is None else spelled
-                found.add(Quantity(round(value * factor, 4), unit))
+                found.add(Quantity(round(value * factor * (-1 if sign else 1), 4), unit))
     return frozenset(found)
 
 
@@ -187,17 +266,34 @@ def quantities(text: str) -> frozenset[Quantity]:
 def leads(text: str) -> frozenset[str]:
     """Return the leads and other names with digits in a text; V1 to V3 are three."""
     found: set[str] = set()
+    text = _numbered(text)
     for match in LEAD.finditer(text):
         if match[1]:
             found |= {f"V{number}" for number in range(int(match[1]), int(match[2]) + 1)}
         else:
             found.add(match[0])
-    return frozenset(found)
+    return frozenset(found | {"I"} if LEAD_ONE.search(text) else found)
+
+
+@lru_cache(KEPT)
+def _numbered(text: str) -> str:
+    """Return a text with #2 for the number of "type II", "Mobitz 2", "II. Grades"."""
+
+    def marked(match: re.Match[str]) -> str:
+        number = match["after"] or match["before"]
+        if not number:
+            return f"{match['line']} "
+        number = ROMAN.get(number.lower(), number)
+        return f"{match['kind']} #{number}" if match["kind"] else f"#{number} "
+
+    return NUMBERED.sub(marked, text)
 
 
 def _lacking(claim: str, text: str, given: str) -> list[str]:
     held = quantities(text) | quantities(given)
-    values = {quantity.value for quantity in held}
+    values = {quantity.value for quantity in held} | _ordinals(text) | _ordinals(given)
+    names = leads(text) | leads(given)
+    values |= {int(ROMAN[name.lower()]) for name in names if name.lower() in ROMAN}
     lacking = [
         str(quantity)
         for quantity in sorted(quantities(claim))
@@ -205,21 +301,37 @@ def _lacking(claim: str, text: str, given: str) -> list[str]:
         and Quantity(quantity.value, "") not in held
         and not (quantity.unit == "" and quantity.value in values)
     ]
-    return lacking + sorted(leads(claim) - leads(text) - leads(given))
+    numbered = {int(word[1:]) for word in _tokens(claim) if word[0] == "#"}
+    lacking += [str(number) for number in sorted(numbered - values)]
+    return lacking + sorted(leads(claim) - names)
+
+
+def _ordinals(text: str) -> set[int]:
+    return {
+        ORDINALS[word] if word in ORDINALS else int(word[1:])
+        for word in _tokens(text)
+        if word in ORDINALS or word[0] == "#"
+    }
 
 
 def _turned(claim: str, text: str) -> str:
     held = _directions(text)
+    words = set(_tokens(claim))
     for said in _directions(claim):
-        same = other = -1
+        rest = said.said - {stem(said.word)}
+        same, other = _Near(-1, 0), _Near(0, 0)
         for found in held:
-            if found.axis == said.axis:
-                common = len(found.beside & said.beside)
-                if found.pole == said.pole:
-                    same = max(same, common)
-                else:
-                    other = max(other, common)
-        if other > max(same, 0):
+            if found.axis != said.axis:
+                continue
+            near = _Near(len(found.beside & said.beside), len(found.said & rest))
+            if found.poles & said.poles:
+                same = max(same, near)
+            elif said.axis != OTHERS or found.word not in words:
+                other = max(other, near)
+        if other.beside and (
+            (other.beside > same.beside and other.said >= same.said)
+            or (other.beside == same.beside and other.said > same.said + 1)
+        ):
             return said.word
     return ""
 
@@ -243,36 +355,58 @@ def _denied(claim: str, text: str) -> str:
 @lru_cache(KEPT)
 def _directions(text: str) -> tuple[_Direction, ...]:
     tokens = _tokens(text)
-    return tuple(
-        _Direction(word, axis, pole, _beside(tokens, place, axis))
-        for place, word in enumerate(tokens)
-        for axis, pole in _poles(word)
-    )
+    stops = [-1, *(place for place, word in enumerate(tokens) if word in ".!?"), len(tokens)]
+    found = []
+    for first, last in pairwise(stops):
+        sentence = tokens[first + 1 : last]
+        said = frozenset(stem(w) for w in sentence if w[0].isalnum() and w not in FUNCTION_WORDS)
+        found += [
+            _Direction(word, axis, poles, _beside(sentence, place, axis, root), said)
+            for place, word in enumerate(sentence)
+            for axis, poles, root in _poles(word)
+        ]
+    return tuple(found)
 
 
-def _beside(tokens: tuple[str, ...], place: int, axis: int) -> frozenset[str]:
-    found = set()
+def _beside(tokens: tuple[str, ...], place: int, axis: str, root: str) -> frozenset[str]:
+    found = {root} if root else set()
     # what stands behind a comma is said of this word, what stands before one of another
-    for side, ends in ((reversed(tokens[:place]), ",;."), (iter(tokens[place + 1 :]), ";.")):
+    for side, ends in ((reversed(tokens[:place]), ",;"), (iter(tokens[place + 1 :]), ";")):
         left = REACH
         for word in side:
             if word in ends or not left:
                 break
             if word[0].isalnum():
                 left -= 1
-                if word not in FUNCTION_WORDS and all(of != axis for of, _ in _poles(word)):
-                    found.add(word[:5])
+                if word not in FUNCTION_WORDS and all(of != axis for of, _, _ in _poles(word)):
+                    found.add(stem(word))
     return frozenset(found)
 
 
-@lru_cache(KEPT)
-def _poles(word: str) -> tuple[tuple[int, int], ...]:
-    return tuple(
-        (number, pole)
-        for number, axis in enumerate(AXES)
-        for pole, starts in enumerate(axis)
-        if any(word == start or (len(start) >= 5 and word.startswith(start)) for start in starts)
-    )
+@lru_cache(KEPT_WORDS)
+def _poles(word: str) -> tuple[tuple[str, frozenset[str], str], ...]:
+    """Return the axes that a word is on, its poles there, and what it says beside them."""
+    found = []
+    for number, axis in enumerate(AXES):
+        poles, root = set(), ""
+        for pole, starts in enumerate(axis):
+            for start in starts:
+                if word == start or (len(start) >= LONG and word.startswith(start)):
+                    poles.add(str(pole))
+                    rest = word[len(start) :]
+                    root = stem(rest) if len(rest) >= LONG else root
+        if poles:
+            found.append((str(number), frozenset(poles), root))
+    if word in ORDINALS:
+        found.append(("ordinal", frozenset([str(ORDINALS[word])]), ""))
+    for start in DISTINGUISHING_STARTS:
+        root = word.partition(start)[2][:ROOT]
+        if len(root) == ROOT:
+            found.append((root, frozenset([start]), root))
+    bare = ENDING.sub("", word)
+    if not found and not DISTINGUISHING.isdisjoint((word, bare)) and word not in UNPLACED:
+        found.append((OTHERS, frozenset([stem(bare)]), ""))
+    return tuple(found)
 
 
 @lru_cache(KEPT)
@@ -295,7 +429,7 @@ def _scope(tokens: tuple[str, ...]) -> Iterator[str]:
             return
         if _carries(word):
             left -= 1
-            yield word[:5]
+            yield stem(word)
 
 
 def _carries(word: str) -> bool:
@@ -304,6 +438,6 @@ def _carries(word: str) -> bool:
 
 @lru_cache(KEPT)
 def _tokens(text: str) -> tuple[str, ...]:
-    plain = text.lower().replace("at least", "at_least")
+    plain = _numbered(text).lower().replace("at least", "at_least")
     plain = plain.replace("at most", "at_most").replace("up to", "at_most")
     return tuple(TOKEN.findall(plain))

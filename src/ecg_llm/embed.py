@@ -6,6 +6,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ecg_llm import privacy
 from ecg_llm.config import ApiModelConfig, Study
 from ecg_llm.contracts import EgressError, Embedder, Progress, Reranker, UsageError
 from ecg_llm.endpoints import ApiEmbedder, ApiReranker, sendable
@@ -71,10 +72,15 @@ class SentenceEmbedder:
     def embed_queries(self, texts: Sequence[str]) -> "NDArray[np.float32]":
         """Return the rows of search queries: with the model's own query prompt, if it has one.
 
+        Each is embedded alone, so that a question finds the same passages in whatever company.
+
         Raises:
             UsageError: the model cannot be loaded.
         """
-        return self._embed(texts, "query")
+        import numpy as np
+
+        rows = [self._embed([text], "query") for text in texts]
+        return np.concatenate(rows) if rows else self._embed([], "query")
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each text, special tokens not counted, nothing cut.
@@ -130,6 +136,7 @@ class SentenceEmbedder:
                     model_source(self.model),
                     device=_device(),
                     model_kwargs={"dtype": _dtype()},
+                    local_files_only=not privacy.allows("huggingface.co"),
                 ).eval()
         return self._held
 
@@ -204,20 +211,36 @@ class CrossEncoderReranker:
         """Return one score a text; higher is better.
 
         Raises:
-            UsageError: the model cannot be loaded.
+            UsageError: the model cannot be loaded, or gives something else than scores.
         """
+        import numpy as np
+
         if not texts:
             return []
         pairs = [(sendable(query), sendable(text)) for text in texts]
-        scores = self._load().predict(pairs, batch_size=PAIRS, show_progress_bar=False)
+        scores = np.asarray(self._load().predict(pairs, batch_size=PAIRS, show_progress_bar=False))
+        if scores.shape != (len(texts),):
+            raise self._unusable(f"{scores.size // len(texts)} numbers a passage")
+        if not np.isfinite(scores).all():
+            raise self._unusable("a score that is not finite")
         return [float(score) for score in scores]
+
+    def _unusable(self, what: str) -> UsageError:
+        return UsageError(
+            f"index.reranker: {self.model} gives {what}; name a cross-encoder with one label, "
+            f"whose weights are whole."
+        )
 
     def _load(self) -> "CrossEncoder":
         if self._held is None:
             from sentence_transformers import CrossEncoder
 
             with _loading(self.model, "reranker"):
-                self._held = CrossEncoder(self.model, device=_device())
+                self._held = CrossEncoder(
+                    self.model,
+                    device=_device(),
+                    local_files_only=not privacy.allows("huggingface.co"),
+                )
         return self._held
 
 

@@ -8,12 +8,14 @@ Stages are imported inside the functions, so that a command loads only what it r
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ecg_llm import config, privacy, prompt, registry, steps, store
+from ecg_llm import citing, config, privacy, prompt, registry, steps, store
 from ecg_llm.contracts import (
     Answerer,
     ChatModel,
@@ -50,6 +52,7 @@ from ecg_llm.records import (
     Score,
     Training,
     Variant,
+    digest,
 )
 from ecg_llm.steps import Step, Work
 
@@ -64,8 +67,12 @@ WORDING = (
     "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json",
     "config.json",
 )  # fmt: skip
+BUILD = "parts/index.json"
+"""What the last build of the index had to do."""
 GIVEN = "given.jsonl"
 """Ready passages that `ecg-llm index --from` took over, in the study folder."""
+SHOWING = {"k", "order", "passage_tokens"}
+"""Settings of answers that concern arms with passages."""
 RETENTION_LIMIT = 200
 """Questions of an outside set and kind, at most, that show what an adapter forgot."""
 
@@ -206,7 +213,8 @@ def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Ste
             files=ratings,
             parameters={
                 **study.scores.model_dump(mode="json", exclude={"judges", "ratings"}),
-                "embedder": study.index.embedder,
+                "embedder": models.search_parameters["embedder"],
+                "citing": citing.VERSION,
             },
         ),
         Step(
@@ -275,7 +283,7 @@ def _training_steps(study: config.Study, models: "Models") -> list[Step]:
         base = study.models[adapter.model]
         needs = (f"training/{adapter.model}",) if base.kind == "nano" else ()
         replay = [models.folder / place for place in [adapter.pretrain.replay] if place]
-        shown = models.index_parameters()["searched"] if adapter.mix.passages else None
+        shown = models.search_parameters if adapter.mix.passages else None
         needs = (*needs, "index") if shown else needs
         found.append(
             Step(
@@ -329,14 +337,20 @@ def _retention_steps(study: config.Study, models: "Models") -> list[Step]:
 
 def _retrieval_steps(study: config.Study, models: "Models") -> list[Step]:
     """Return the steps that build the index, measure it, and compare variants of it."""
-    parameters = models.index_parameters()
+    searched = models.search_parameters
     return [
         Step(
             "index",
             lambda work: build_index(work, study, models),
             "index.json",
             inputs=("documents", "passages"),
-            parameters={**parameters["built"], "kinds": study.passages.kinds},
+            products=() if "://" in study.index.store else (study.index.store,),
+            parameters={
+                "store": study.index.store,
+                "embedder": searched["embedder"],
+                "terms": searched["terms"],
+                "kinds": study.passages.kinds,
+            },
         ),
         Step(
             "retrieval",
@@ -344,7 +358,7 @@ def _retrieval_steps(study: config.Study, models: "Models") -> list[Step]:
             "retrieval.jsonl",
             Retrieval,
             inputs=("passages", "questions", "index"),
-            parameters={**parameters["searched"], "limit": study.answers.limit, "seed": study.seed},
+            parameters={**searched, "limit": study.answers.limit, "seed": study.seed},
         ),
         Step(
             "index-sweep",
@@ -354,7 +368,7 @@ def _retrieval_steps(study: config.Study, models: "Models") -> list[Step]:
             inputs=("documents", "passages", "questions"),
             files=(models.folder / "texts", models.folder / GIVEN),
             parameters={
-                **parameters["searched"],
+                **searched,
                 "sweep": list(study.index.sweep),
                 "passages": study.passages.model_dump(mode="json"),
                 "k": study.answers.k,
@@ -385,11 +399,18 @@ def _answer_steps(study: config.Study, models: "Models") -> list[Step]:
                 inputs=tuple(needs),
                 files=models.wording(arm.model),
                 parameters={
-                    **study.answers.model_dump(mode="json"),
+                    **study.answers.model_dump(
+                        mode="json", exclude=set() if arm.retrieve else SHOWING
+                    ),
                     **arm.model_dump(mode="json"),
                     "model": _identity(study, arm.model),
                     "weights": models.fingerprint(arm.model),
-                    "index": models.index_parameters()["searched"] if arm.retrieve else None,
+                    "index": models.search_parameters if arm.retrieve else None,
+                    "embedder": (
+                        models.search_parameters["embedder"]
+                        if study.models[arm.model].kind == "extractive"
+                        else None
+                    ),
                     "prompts": prompt.version("open", "choice", "context", "passages"),
                     "seed": study.seed,
                 },
@@ -431,6 +452,7 @@ def read_documents(work: Work, study: config.Study, literature: Path) -> Iterato
         )
     texts = work.folder / "texts"
     texts.mkdir(exist_ok=True)
+    given_documents = given.documents(given_rows)
     rows = {row.path: row for row in work.made(Document)}
     before, now = work.previous.get("parameters"), reading_parameters(study)
     decide = set(now) - ingest.PER_ROW
@@ -444,7 +466,12 @@ def read_documents(work: Work, study: config.Study, literature: Path) -> Iterato
     }
     used: set[Path] = set()
     paths: set[str] = set()
-    for found in ingest.ingest(literature, study.documents, known, work.progress, work.remark):
+    found_files = (
+        ingest.ingest(literature, study.documents, known, work.progress, work.remark)
+        if literature.is_dir()
+        else ()
+    )
+    for found in found_files:
         text, pages = text_file(work.folder, found.row), pages_file(work.folder, found.row)
         if found.text:
             store.write_text(text, found.text)
@@ -456,12 +483,12 @@ def read_documents(work: Work, study: config.Study, literature: Path) -> Iterato
             used.add(pages)
         if found.row.reason == "near_duplicate":
             used.discard(text)
-        paths.add(found.row.path)
+        paths |= {found.row.path, found.row.doc_id}
         yield found.row
     for path in (*texts.glob("*.md"), *texts.glob("*.jsonl")):
         if path not in used:
             path.unlink()
-    for row in given.documents(given_rows):
+    for row in given_documents:
         if row.path in paths:
             raise StepError(
                 f"{GIVEN} and {study.literature} both hold a document named {row.path}; give the "
@@ -490,13 +517,29 @@ def cut_passages(work: Work, study: config.Study, models: "Models") -> Iterator[
     rows = [row for row in readable if row.engine != given.ENGINE]
     made = work.made(Passage)
     have = {row.doc_id for row in made} - {made[-1].doc_id if made else ""}  # it may lack its end
+    own = {row.passage_id for row in made}
     for done, row in enumerate(rows, start=1):
         if row.doc_id not in have:
             text = read_text(work.folder, row)
-            yield from passages.cut(row, text, models.embedder.count_tokens, study.passages)
+            for passage in passages.cut(row, text, models.embedder.count_tokens, study.passages):
+                own.add(passage.passage_id)
+                yield passage
         work.progress(done, len(rows))
     ready = steps.read_table(work.folder / GIVEN, GivenPassage)
-    yield from given.passages(ready, models.embedder.count_tokens)
+    taken = {row.passage_id for row in made if row.doc_id in _given_ids(documents)}
+    for passage in given.passages(ready, models.embedder.count_tokens):
+        if passage.passage_id in own - taken:
+            raise StepError(
+                f"{GIVEN} and {study.literature} both hold a passage {passage.passage_id}; give "
+                f"it another passage_id."
+            )
+        yield passage
+
+
+def _given_ids(documents: Sequence[Document]) -> set[str]:
+    from ecg_llm.corpus import given
+
+    return {row.doc_id for row in documents if row.engine == given.ENGINE}
 
 
 def draw_splits(work: Work, study: config.Study) -> Iterator[Row]:
@@ -768,12 +811,17 @@ def build_index(work: Work, study: config.Study, models: "Models") -> Iterator[R
     wanted = usable(work.table(Passage), study)
     if not wanted:
         raise StepError(
-            f"No passage is of the kinds {', '.join(study.passages.kinds)}, so there is nothing to "
-            "search; set passages.kinds, or look at: ecg-llm show passages"
+            f"No visible passage is of the kinds {', '.join(study.passages.kinds)}, so there is "
+            "nothing to search; set passages.kinds, or look at: ecg-llm show passages"
         )
     languages = {row.doc_id: row.language for row in work.table(Document)}
-    counts = models.index().build(wanted, languages, work.progress)
-    store.write_json(work.folder / "index.json", counts)
+    built = models.index().build(wanted, languages, work.progress)
+    work.notes.append(
+        f"{built.passages:,} passages, {built.embedded:,} embedded now, {built.removed:,} removed"
+    )
+    # What rests on the index asks what it holds, not where it lies or what a build had to do.
+    store.write_json(work.folder / "index.json", built.held)
+    store.write_json(work.folder / BUILD, {"store": study.index.store, **built._asdict()})
     yield from ()
 
 
@@ -788,25 +836,35 @@ def measure_retrieval(work: Work, study: config.Study, models: "Models") -> Iter
 
 def sweep_index(work: Work, study: config.Study, models: "Models") -> Iterator[Row]:
     """Cut, index and search under every variant of `index.sweep`, each in a store of its own."""
-    from ecg_llm.corpus import passages
+    from ecg_llm.corpus import given, passages
     from ecg_llm.retrieve import sweep
 
-    documents = [row for row in work.table(Document) if row.status in ("ok", "partial")]
-    languages = {row.doc_id: row.language for row in documents}
+    readable = [row for row in work.table(Document) if row.status in ("ok", "partial")]
+    languages = {row.doc_id: row.language for row in readable}
+    documents = [row for row in readable if row.engine != given.ENGINE]
     original = work.table(Passage)
-    ready = [row for row in original if row.doc_id in _given_ids(documents)]
+    ready = given.passages(
+        steps.read_table(work.folder / GIVEN, GivenPassage), models.embedder.count_tokens
+    )
     questions = tested(work.table(Question), study)
     done = {row.variant for row in work.made(IndexVariant)}
+    embedders = {study.index.embedder: models.embedder}
     variants = study.index_variants
     for number, (name, variant) in enumerate(variants.items(), start=1):
         if name not in done:
-            there = Models(variant.study, work.scratch / "study")
-            counted = there.embedder.count_tokens
+            settings = variant.study
+            # One folder for each cut and embedder, so that each is embedded once, and whole.
+            cut_as = digest(settings.passages.model_dump(mode="json"), settings.index.embedder)
+            there = Models(settings, work.folder, work.scratch / cut_as)
+            there.embedder = embedders.setdefault(settings.index.embedder, there.embedder)
             cut = [
                 passage
                 for row in documents
                 for passage in passages.cut(
-                    row, read_text(work.folder, row), counted, variant.study.passages
+                    row,
+                    read_text(work.folder, row),
+                    there.embedder.count_tokens,
+                    settings.passages,
                 )
             ]
             yield sweep.variant(
@@ -814,18 +872,12 @@ def sweep_index(work: Work, study: config.Study, models: "Models") -> Iterator[R
                 variant.settings,
                 questions,
                 original,
-                usable([*cut, *ready], variant.study),
+                usable([*cut, *ready], settings),
                 languages,
                 there.index(),
-                variant.study.answers.k,
+                settings.answers.k,
             )
         work.progress(number, len(variants))
-
-
-def _given_ids(documents: Sequence[Document]) -> set[str]:
-    from ecg_llm.corpus import given
-
-    return {row.doc_id for row in documents if row.engine == given.ENGINE}
 
 
 def answer_arm(work: Work, study: config.Study, name: str, models: "Models") -> Iterator[Row]:
@@ -841,38 +893,52 @@ def answer_arm(work: Work, study: config.Study, name: str, models: "Models") -> 
     passages = {row.passage_id: row for row in work.table(Passage)} if arm.retrieve else {}
     answerer, count = models.answerer(name)
     done = {row.key for row in work.done}
-    path = latency_file(work.folder, name)
-    kept = {row.key: row for row in steps.read_table(path, Latency) if row.key in done}
-    made = arms.answers(
-        name,
-        questions,
-        answerer,
-        models.index() if arm.retrieve else None,
-        passages,
-        study.answers,
-        count=count,
-        done=done,
-        progress=work.progress,
-    )
     failed: list[str] = []
     unshown = 0
-    try:
-        for answer, latency in made:
-            kept[latency.key] = latency
+    with _latencies(latency_file(work.folder, name), done) as kept:
+        for answer, latency in arms.answers(
+            name,
+            questions,
+            answerer,
+            models.index() if arm.retrieve else None,
+            passages,
+            study.answers,
+            count=count,
+            done=done,
+            progress=work.progress,
+        ):
+            kept(latency)
             if answer.status == "error":
                 failed.append(answer.reason)
             unshown += arm.retrieve and not answer.passages
             yield answer
             work.remark(models.spent())
-    finally:
-        store.write(path, kept.values())
     if failed:
         work.notes.append(_again(len(failed), 0, "answers failed", failed[0]))
     if unshown:
-        work.notes.append(
-            f"{unshown:,} answers were given without a passage: none was found, or none fits into "
-            f"answers.passage_tokens ({study.answers.passage_tokens:,})"
-        )
+        work.notes.append(f"{unshown:,} answers were given without a passage: none was found")
+
+
+@contextmanager
+def _latencies(
+    path: Path, done: Collection[tuple[object, ...]]
+) -> Iterator[Callable[[Latency], None]]:
+    """Keep latencies in a file as they come, beside those of the answers in `done`."""
+    found = store.Partial(path, Latency)
+    found.close()
+    rows = {row.key: row for row in found.rows if row.key in done}
+    store.write(path, rows.values())
+    log = store.Partial(path, Latency)
+
+    def keep(row: Latency) -> None:
+        rows[row.key] = row
+        log.append(row)
+
+    try:
+        yield keep
+    finally:
+        log.close()
+        store.write(path, rows.values())  # a batch that was made again stands there twice
 
 
 def latency_file(folder: Path, arm: str) -> Path:
@@ -922,7 +988,8 @@ def score_answers(
     work: Work, study: config.Study, models: "Models", ratings: Sequence[Path]
 ) -> Iterator[Row]:
     """Score every answer by every layer that is switched on."""
-    from ecg_llm.score import choice, citing, human, judge, overlap
+    from ecg_llm.score import choice, human, judge, overlap
+    from ecg_llm.score import citing as cited
 
     questions = {row.question_id: row for row in work.table(Question)}
     answers = work.table(Answer)
@@ -930,7 +997,7 @@ def score_answers(
     passages = {row.passage_id: row for row in work.table(Passage)}
     scorers: list[Scorer] = [
         choice.ChoiceScorer(),
-        citing.CitationScorer(models.embedder, passages),
+        cited.CitationScorer(models.watched_embedder(work), passages),
     ]
     if study.scores.overlap:
         scorers.append(overlap.OverlapScorer())
@@ -1022,6 +1089,8 @@ class Models:
 
     study: config.Study
     folder: Path
+    index_folder: Path | None = None
+    """What index.store is relative to, if not the study's folder."""
     _embedder: "Embedder | None" = None
     _held: tuple[tuple[str, str], "LocalModel"] | None = None
     _servers: dict[str, "ApiModel"] = field(default_factory=dict)
@@ -1035,6 +1104,10 @@ class Models:
         if self._embedder is None:
             self._embedder = embedder_of(self.study)
         return self._embedder
+
+    @embedder.setter
+    def embedder(self, made: "Embedder") -> None:
+        self._embedder = made
 
     def watched_embedder(self, work: Work) -> "WatchedEmbedder":
         """Return the embedder, reporting to this step's progress."""
@@ -1051,7 +1124,7 @@ class Models:
 
         if self._index is None:
             self._index = HybridIndex(
-                self.folder,
+                self.index_folder or self.folder,
                 self.embedder,
                 self.study.index,
                 Lexicon.load(self.study.index.lexicon, self.folder),
@@ -1059,26 +1132,29 @@ class Models:
             )
         return self._index
 
-    def index_parameters(self) -> dict[str, dict[str, object]]:
-        """Return what decides what the index holds ("built"), and what a search finds in it."""
+    @cached_property
+    def search_parameters(self) -> dict[str, object]:
+        """What decides what is found, wherever the index lies."""
         from ecg_llm.retrieve import hybrid, terms
         from ecg_llm.retrieve.lexicon import Lexicon
 
         settings = self.study.index
-        built = {
-            "store": settings.store,
-            "embedder": settings.embedder,
-            "embedding_server": _identity(self.study, settings.embedder),
-            "terms": terms.VERSION,
-        }
-        searched = {
-            **settings.model_dump(mode="json", exclude={"store", "sweep", "lexicon"}),
-            **built,
+        unused = {"store", "sweep", "lexicon", "embedder", "reranker"}
+        unused |= set() if settings.reranker else {"reranked"}
+        unused |= set() if settings.dense_weight else {"crowding", "feedback"}
+        return {
+            **settings.model_dump(mode="json", exclude=unused),
+            "embedder": self._model_of_search(settings.embedder),
+            "reranker": self._model_of_search(settings.reranker),
             "lexicon": Lexicon.load(settings.lexicon, self.folder).version,
-            "reranking_server": _identity(self.study, settings.reranker),
+            "terms": terms.VERSION,
             "search": hybrid.VERSION,
         }
-        return {"built": built, "searched": searched}
+
+    def _model_of_search(self, name: str) -> list[object]:
+        """Return what decides the vectors or scores of an embedder or reranker."""
+        weights = sorted(Path(name).rglob("*.safetensors")) if name and Path(name).is_dir() else []
+        return [name, _identity(self.study, name), store.ends_digest(weights) if weights else ""]
 
     def source(self, name: str) -> str:
         """Return the folder or id of a local or nano model's weights."""
@@ -1278,9 +1354,11 @@ def pages_file(folder: Path, row: Document) -> Path:
 
 
 def read_text(folder: Path, row: Document) -> str:
-    """Return the text of a document; empty if none was kept."""
+    """Return the text of a document; empty if none was kept, as of ready passages."""
+    from ecg_llm.corpus import given
+
     path = text_file(folder, row)
-    if row.status not in ("ok", "partial") or not path.exists():
+    if row.status not in ("ok", "partial") or row.engine == given.ENGINE or not path.exists():
         return ""
     return path.read_bytes().decode("utf-8")
 
@@ -1304,9 +1382,9 @@ def allowed_hosts(study: config.Study) -> Collection[str]:
         for model in study.models.values()
         if isinstance(model, config.ApiModelConfig)
     ]
-    if "://" in study.index.store:
-        servers.append(privacy.host_of(study.index.store))
-    return {*servers, *study.privacy.allow}
+    from ecg_llm.retrieve import stores
+
+    return {*servers, *stores.hosts_of(study.index.store), *study.privacy.allow}
 
 
 def _failures_noted(

@@ -1,9 +1,9 @@
 """The egress guard: connections to hosts that this study does not allow are refused and named.
 
 The guard is an audit hook (PEP 578), so it sees every socket that Python code opens, in every
-thread and library. Compiled code that opens sockets of its own is not seen; for the Hugging Face
-libraries the guard therefore also sets their offline switches, and docs/how-to/privacy.md tells how
-to run the whole program without a route.
+thread and library. Compiled code that opens sockets of its own is not seen: who uses such code
+asks `admit` first. For the Hugging Face libraries the guard also sets their offline switches, and
+docs/how-to/privacy.md tells how to run the whole program without a route.
 """
 
 import ipaddress
@@ -108,6 +108,12 @@ def guard_worker() -> None:
     if allowed is not None and not _active:
         sys.addaudithook(_hook)
         _active.append(Guard(frozenset(host for host in allowed.split(",") if host)))
+
+
+def admit(host: str) -> None:
+    """Let compiled code connect to this host, or raise EgressError; noted as every contact is."""
+    if _active:
+        _active[-1].check(host, name=True)
 
 
 def allows(domain: str) -> bool:

@@ -1,8 +1,9 @@
 """Prompt files rendered strictly, and the one builder of the prompt that every arm answers.
 
 A prompt file holds `{{name}}` places. A missing or a surplus value is an error, and values are
-never rendered again: document text is data. Passages are quoted line by line, other texts stand
-between lines like <<<TEXT and TEXT>>> of the prompt file, so that nothing in a text can end it.
+never rendered again: document text is data. Texts are quoted line by line, or stand between lines
+like <<<TEXT and TEXT>>> of the prompt file, or take no more than one line, so that nothing in a
+text can pass for a part of the prompt.
 """
 
 import re
@@ -15,8 +16,14 @@ from ecg_llm.contracts import NO_ANSWER, Message, Task
 from ecg_llm.records import LETTERS, Passage, Question, digest
 
 PLACE = re.compile(r"\{\{(\w+)\}\}")
-FENCE = re.compile(r"^(\w+)>>>$", re.MULTILINE)
+FENCE = re.compile(r"^\w+>>>$", re.MULTILINE)
 """The line of a prompt file that ends a text given as data."""
+MARKERS = re.compile(r"<{3,}|>{3,}")
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f]")
+CHAT_TOKEN = re.compile(
+    r"<\|[^|<>\s]{1,40}\|>|</?(?:s|think|start_of_turn|end_of_turn)>|\[/?(?:INST|SYSTEM_PROMPT)\]"
+)
+"""Marks with which chat templates end and begin turns."""
 NO_PASSAGE = "(No passage of the literature was found.)"
 """What stands in the place of the passages where none were found."""
 ChoiceReply = Literal["sentence", "letter", "option"]
@@ -41,10 +48,10 @@ def render(name: str, values: Mapping[str, str]) -> str:
         missing = ", ".join(sorted(places - set(values))) or "none"
         surplus = ", ".join(sorted(set(values) - places)) or "none"
         raise ValueError(f"prompt {name}: missing values: {missing}; surplus values: {surplus}")
-    ends = "|".join(sorted(set(FENCE.findall(text))))
-    if ends:
-        harmless = re.compile(rf"({ends})>>>")
-        values = {name: harmless.sub(r"\1>> >", value) for name, value in values.items()}
+    if FENCE.search(text):  # its markers must stay the only ones
+        values = {
+            name: MARKERS.sub(lambda run: run.group()[:2], value) for name, value in values.items()
+        }
     return PLACE.sub(lambda place: values[place.group(1)], text)
 
 
@@ -79,14 +86,12 @@ def question_messages(task: Task) -> list[Message]:
         passages = "\n\n".join(shown) or NO_PASSAGE
         parts.append(render("passages", {"passages": passages, "no_answer": NO_ANSWER}))
     if question.context:
-        parts.append(render("context", {"context": quoted(question.context)}))
+        parts.append(context_text(question.context))
+    asked = {"question": one_line(question.question)}
     if question.kind == "choice":
-        options = "\n".join(
-            f"{letter}) {option}" for letter, option in zip(LETTERS, task.options, strict=False)
-        )
-        parts.append(render("choice", {"question": question.question, "options": options}))
+        parts.append(render("choice", asked | {"options": lettered(task.options)}))
     else:
-        parts.append(render("open", {"question": question.question}))
+        parts.append(render("open", asked))
     return [{"role": "user", "content": "\n\n".join(parts)}]
 
 
@@ -96,9 +101,35 @@ def passage_text(number: int, passage: Passage) -> str:
     return f"[{number}]\n{quoted(heading + passage.text)}"
 
 
+def context_text(context: str) -> str:
+    """Return the text that belongs to a question as prompts show it."""
+    return render("context", {"context": quoted(context)})
+
+
+def lettered(options: Sequence[str]) -> str:
+    """Return options as prompts show them: "A) ..." and so on, each on a line of its own."""
+    return "\n".join(
+        f"{letter}) {one_line(option)}" for letter, option in zip(LETTERS, options, strict=False)
+    )
+
+
+def one_line(text: str) -> str:
+    """Return a text on one line: no part of it can pass for a line of the prompt."""
+    return " ".join(harmless(text).split())
+
+
 def quoted(text: str) -> str:
     """Return a text with "> " before every line: none of them can pass for a line of the prompt."""
-    return "\n".join(f"> {line}".rstrip() for line in text.splitlines())
+    return "\n".join(f"> {line}".rstrip() for line in harmless(text).splitlines())
+
+
+def harmless(text: str) -> str:
+    """Return a text without control characters, its chat control tokens broken by a space.
+
+    A server may read such tokens inside a message as the end of a turn; models in this process
+    are protected by their tokenizer besides.
+    """
+    return CHAT_TOKEN.sub(lambda token: f"{token[0][0]} {token[0][1:]}", CONTROL.sub("", text))
 
 
 def choice_reply(letter: str, form: ChoiceReply = "sentence", option: str = "") -> str:
@@ -110,7 +141,7 @@ def choice_reply(letter: str, form: ChoiceReply = "sentence", option: str = "") 
     if form == "letter":
         return letter
     if form == "option":
-        said = f"The correct answer is {letter}) {option.strip()}"
+        said = f"The correct answer is {letter}) {one_line(option)}"
         return said if said.endswith((".", "!", "?")) else f"{said}."
     return f"The correct answer is {letter}."
 

@@ -255,7 +255,7 @@ class Passage(Row):
     start: int
     end: int
     page_from: int
-    """1-based."""
+    """1-based; 0 where a ready passage names no page."""
     page_to: int
     section: str = ""
     """Headings above the passage, outermost first, joined by " > "."""
@@ -283,7 +283,8 @@ class GivenPassage(Row):
     """Empty: the passage is a document of its own."""
     title: str = ""
     section: str = ""
-    page: int = Field(default=1, ge=1)
+    page: int = Field(default=0, ge=0, lt=10**6)
+    """0: not known."""
     language: str = ""
     """ISO 639-1; empty: told from the text."""
 

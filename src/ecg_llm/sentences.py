@@ -161,6 +161,8 @@ def _ends_sentence(text: str, begin: int, stop: re.Match[str]) -> bool:
         # "am 3. Oktober", "des 2. Grades", "2. Methods" are no ends; "in 2008. The" is one
         dated = following.lower() in MONTHS or len(before) == 1
         return not dated and (len(word) > 2 or following.lower() in OPENERS)
+    if re.fullmatch("I{1,3}|IV", word) and following.lower() in MONTHS:
+        return False  # "AV-Block II. Grades"
     if len(bare) == 1 and bare.isalpha():
         # initials and "z. B."; "lead I. The" and "vitamin K. The" are ends
         named = len(before) > 1 and before[-2].lower() in LETTERED

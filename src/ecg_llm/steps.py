@@ -253,6 +253,8 @@ def _input_digests(study: Study, step: Step) -> dict[str, str]:
         source = study.steps[name]
         if source.row:
             found[name] = store.file_digest(study.folder / source.output)
+        elif (output := study.folder / source.output).is_file():
+            found[name] = store.file_digest(output)
         else:
             found[name] = str(manifest(study, name).get("key", "absent"))
     for path in step.files:

@@ -6,6 +6,8 @@ from functools import lru_cache
 
 WINDOWS = 256
 """Texts whose words are kept: all questions of a window are compared with its passages."""
+PASSAGES = 4096
+"""Texts whose stems are kept."""
 WORD = re.compile(r"[^\W_]+(?:[.,]\d+)?")
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
@@ -89,20 +91,23 @@ def language_of(text: str) -> str:
 
 
 def shared(wanted: str, *texts: str) -> float:
-    """Return the share of the content words of `wanted` whose stem a text holds; 0 if it has none.
-
-    Words are compared by their first five letters, a crude stem that serves English and German.
-    """
-    stems = _stems(wanted)
-    held = stems.intersection(stem for text in texts for stem in _stems(text))
-    return len(held) / len(stems) if stems else 0.0
+    """Return the share of the stems of `wanted` that a text holds; 0 if it has none."""
+    own = stems(wanted)
+    held = frozenset[str]().union(*map(stems, texts))
+    return len(own & held) / len(own) if own else 0.0
 
 
 def support(answer: str, *texts: str) -> float:
     """Return the share of an answer's content words that the texts hold; 1 if it has none."""
-    return shared(answer, *texts) if _stems(answer) else 1.0
+    return shared(answer, *texts) if stems(answer) else 1.0
 
 
-@lru_cache(WINDOWS)
-def _stems(text: str) -> frozenset[str]:
-    return frozenset(word if word[0].isdigit() else word[:5] for word in content_words(text))
+def stem(word: str) -> str:
+    """Return the first five letters of a word, a crude stem that serves English and German."""
+    return word if word[:1].isdigit() else word[:5]
+
+
+@lru_cache(PASSAGES)
+def stems(text: str) -> frozenset[str]:
+    """Return the stems of a text's content words; numbers are whole."""
+    return frozenset(map(stem, content_words(text)))

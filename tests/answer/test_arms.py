@@ -75,15 +75,7 @@ class Recorder:
             if task.question.question_id in self.failures:
                 raise self.failures[task.question.question_id]
         for task in tasks:
-            yield Answered(
-                Answer(
-                    question_id=task.question.question_id,
-                    arm=arm,
-                    repeat=task.repeat,
-                    permutation=task.permutation,
-                    text=f"{len(tasks)} together",
-                )
-            )
+            yield Answered(Answer(**task.answer_key(arm), text=f"{len(tasks)} together"))
 
 
 class Likely(FakeChatModel):
@@ -232,6 +224,7 @@ def test_an_instruction_inside_a_passage_does_not_change_the_structure_of_the_pr
         shown = passage(text, section=heading)
         task = arms.Task(open_question(), passages=(shown, shown))
         (message,) = question_messages(task)
+        assert "<|eot_id|>" not in message["content"]
         lines = message["content"].splitlines()
         assert sum(line.startswith(">") for line in lines) == 2 * (
             len(text.splitlines()) + len(heading.splitlines())

@@ -312,18 +312,35 @@ def test_a_study_names_its_embedder_and_reranker_or_a_server_for_them():
             make(wrong)
 
 
-def test_a_cross_encoder_keeps_the_contract_and_is_named_by_its_files(tmp_path):
+def cross_encoder(folder, labels=1, bias=0.0):
+    """Save a small cross-encoder; `bias` is added to every score."""
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-    place = embed.model_source("minilm")
-    tokenizer = AutoTokenizer.from_pretrained(place)
+    tokenizer = AutoTokenizer.from_pretrained(embed.model_source("minilm"))
     shape = BertConfig(
         vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=16, num_labels=1,
+        intermediate_size=16, num_labels=labels,
     )  # fmt: skip
-    BertForSequenceClassification(shape).save_pretrained(tmp_path / "cross")
-    tokenizer.save_pretrained(tmp_path / "cross")
-    reranker = CrossEncoderReranker(str(tmp_path / "cross"))
+    model = BertForSequenceClassification(shape)
+    model.classifier.bias.data.fill_(bias)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return CrossEncoderReranker(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [({"labels": 3}, "3 numbers a passage"), ({"bias": float("nan")}, "not finite")],
+)
+def test_a_cross_encoder_that_gives_no_scores_is_a_sentence(tmp_path, broken, told):
+    reranker = cross_encoder(tmp_path / "cross", **broken)
+    for texts in (["one"], ["one", "two", "three"]):
+        with pytest.raises(UsageError, match=rf"index\.reranker: .* gives .*{told}"):
+            reranker.rerank("query", texts)
+
+
+def test_a_cross_encoder_keeps_the_contract_and_is_named_by_its_files(tmp_path):
+    reranker = cross_encoder(tmp_path / "cross")
     check_reranker(reranker)
     name = reranker.name
     assert name.startswith("cross@")
@@ -331,3 +348,11 @@ def test_a_cross_encoder_keeps_the_contract_and_is_named_by_its_files(tmp_path):
     assert CrossEncoderReranker(str(tmp_path / "cross")).name != name
     with pytest.raises(UsageError, match=r"index\.reranker: .* cannot be loaded"):
         CrossEncoderReranker(str(tmp_path)).rerank("a", ["b"])
+
+
+def test_a_query_has_the_same_digits_in_whatever_company(embedder):
+    queries = ["PR interval", "What is the delta wave in pre-excitation?", "U wave " * 40]
+    together = embedder.embed_queries(queries)
+    for row, query in zip(together, queries, strict=True):
+        assert np.array_equal(row, embedder.embed_queries([query])[0])
+    assert embedder.embed_queries([]).shape == (0, 384)

@@ -16,8 +16,10 @@ from ecg_llm.records import (
     Score,
 )
 from ecg_llm.report import report
-from ecg_llm.report.blaming import sentence
-from ecg_llm.retrieve.blame import Blame
+from ecg_llm.report.blame import Blame
+from ecg_llm.report.blame_tables import sentence
+from ecg_llm.report.retrieval import nested
+from ecg_llm.stats.estimate import Interval
 
 STUDY = config.parse(
     {
@@ -199,8 +201,8 @@ def test_wrong_answers_are_blamed_by_whether_the_prompt_held_their_source():
     text = page(rows, questions, answers=[a for a, _ in made], scores=[s for _, s in made])
     assert (
         "base+rag, 24 multiple-choice questions with a known source: of 12 wrong answers, 0 had "
-        "the source in the prompt (the model) and 12 did not (retrieval; the source of 12 is among "
-        "the first 20 found)." in text
+        "the source in the prompt (not retrieval) and 12 did not (retrieval; the source of 12 is "
+        "among the first 20 found)." in text
     )
     assert cells(text, "Answers by source")[1:] == [
         ["base+rag", "Letter written", "yes", "12", "12", "0", "0", "0", "100.0"],
@@ -226,14 +228,14 @@ def counted(metric="accuracy", missed=0, **counts):
         (
             counted(yes_wrong=31, no_wrong=9, yes_right=60, unknown_wrong=7, missed=4),
             "rag, 100 multiple-choice questions with a known source: of 40 wrong answers, 31 had "
-            "the source in the prompt (the model) and 9 did not (retrieval; the source of 4 is "
+            "the source in the prompt (not retrieval) and 9 did not (retrieval; the source of 4 is "
             "among the first 20 found).",
         ),
         (
             counted("reference_similarity", yes_wrong=1, part_wrong=1, no_abstained=2),
             "rag, 4 open questions with a known source: of 2 answers unlike the reference, 1 had "
-            "the source in the prompt (the model), 1 had a part of it and 0 did not (retrieval). "
-            "It abstained 2 times, 0 with the source in the prompt.",
+            "the source in the prompt (not retrieval), 1 had a part of it and 0 did not "
+            "(retrieval). It abstained 2 times, 0 with the source in the prompt.",
         ),
         (
             counted("verdict", yes_right=1, unknown_wrong=5),
@@ -298,3 +300,12 @@ def test_texts_from_files_are_inert():
     text = page([row(0)], [asked], index_sweep=[swept])
     assert "<script" not in text
     assert text.count(html.escape(evil)) >= 3
+
+
+def test_the_intervals_of_the_curve_do_not_contradict_each_other():
+    mean = Interval(0.9, 0.7, 0.95, "", 10, 5)
+    found = {"hit@1": mean, "hit@5": mean._replace(value=0.97, low=0.94, high=1.0),
+             "hit@20": mean._replace(value=1.0, low=0.74, high=0.99)}  # fmt: skip
+    assert [(one.low, one.high) for one in nested(found).values()] == [
+        (0.7, 0.95), (0.94, 0.99), (0.94, 0.99),
+    ]  # fmt: skip

@@ -135,7 +135,7 @@ def test_only_the_text_of_a_question_is_searched_and_every_question_has_its_row(
 
 
 def test_an_index_of_other_passages_is_told_not_measured():
-    with pytest.raises(StepError, match=r"gone, which is not among the passages.*ecg-llm index"):
+    with pytest.raises(StepError, match=r"gone, which is not in passages.jsonl.*ecg-llm index"):
         measured([ask()], WHOLE, Planted("gone"))
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from databases import PASSWORD, free_port, postgres, s3
 
-from ecg_llm.contracts import MissingPackage, StepError, UsageError
-from ecg_llm.retrieve import arrays
+from ecg_llm import privacy
+from ecg_llm.contracts import EgressError, MissingPackage, StepError, UsageError
+from ecg_llm.retrieve import arrays, stores
 from ecg_llm.retrieve import lance as embedded
 from ecg_llm.retrieve import postgres as server_side
-from ecg_llm.retrieve.stores import Entry, Store, open_store
+from ecg_llm.retrieve.stores import Entry, Store, hosts_of, open_store
 
 NAME = "passages-0123456789abcdef"
 OLD = "passages-fedcba9876543210"
@@ -177,6 +178,12 @@ def test_vectors_come_in_the_order_asked_with_how_crowded_they_lie(made):
             np.testing.assert_array_equal(vector, one.vector)
             cosines = np.sort(every @ one.vector)
             assert found == pytest.approx(cosines[cosines < 0.95][-10:].mean(), abs=1e-5)
+    more = [entry(f"new {number}", 200 + number) for number in range(5)]
+    filled(made(), more)
+    cosines = np.sort(np.stack([one.vector for one in entries + more]) @ entries[1].vector)
+    assert made().vectors([entries[1].passage_id])[1][0] == pytest.approx(
+        cosines[cosines < 0.95][-10:].mean(), abs=1e-5
+    )
     lone = made()
     lone.remove([one.passage_id for one in entries[1:]])
     lone.add([])
@@ -283,6 +290,23 @@ def test_a_large_store_is_searched_in_part_and_finds_nearly_all(made, monkeypatc
         )
     assert right >= 0.9 * 500
     assert len(store.nearest(entries[0].vector[None], 1500)[0]) == 1500
+
+
+@pytest.mark.slow
+def test_a_server_searches_many_vectors_through_their_index(server, monkeypatch):
+    import psycopg
+
+    monkeypatch.setattr(server_side, "EXACT", 1000)
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE many")
+    store = open_store(f"{server.rpartition('/')[0]}/many", Path(), NAME, DIMENSION)
+    entries = clustered(2000)
+    filled(store, entries, 500)
+    uses = f"SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = '{NAME} hnsw'"
+    for k, used in ((20, 1), (250, 2), (1500, 2)):
+        store.nearest(entries[0].vector[None], k)
+        store._run("SELECT pg_stat_force_next_flush()")
+        assert list(store._run(uses)) == [(used,)], k
 
 
 # Folders
@@ -426,6 +450,72 @@ def test_two_processes_that_write_at_once_leave_an_index_that_is_whole(tmp_path)
     assert_same(store.matching([{"st": 1.0}], 9)[0], bm25(wanted, {"st": 1.0}, 9))
 
 
+READ = """
+import sys, time
+from pathlib import Path
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
+from test_stores import lance
+from ecg_llm.retrieve import arrays
+folder = Path(sys.argv[2])
+written = arrays.write
+
+def meet(name, seconds):
+    (folder / f"{name} {sys.argv[3]}").touch()
+    end = time.monotonic() + seconds
+    while len(list(folder.glob(f"{name}*"))) < 3 and time.monotonic() < end:
+        time.sleep(0.001)
+
+def write(place, rows):
+    meet("write", 1)
+    written(place, rows)
+
+arrays.write = write
+store = lance(folder)
+store.held()
+meet("search", 60)
+print(list(store.matching([{"st": 1.0}], 9)[0]))
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_find_no_arrays_at_once_all_answer(tmp_path):
+    entries = odd_entries()
+    filled(lance(tmp_path), entries)
+    (states,) = tmp_path.rglob("*.search")
+    shutil.rmtree(states)
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", READ, str(Path(__file__).parent), str(tmp_path), str(number)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for number in range(3)
+    ]  # fmt: skip
+    answers = [run.communicate() for run in runs]
+    wanted = str(list(bm25(entries, {"st": 1.0}, 9)))
+    assert [out.strip() for out, _ in answers] == [wanted] * 3, answers
+    assert len(list(states.iterdir())) == 1
+
+
+def test_a_reader_leaves_alone_what_others_write(tmp_path):
+    entries = odd_entries()
+    filled(lance(tmp_path), entries)
+    (state,) = tmp_path.rglob("*.search/*")
+    newer = state.with_name("0123-1")
+    state.rename(newer)
+    lance(tmp_path).matching([{"st": 1.0}], 9)
+    assert {path.name for path in state.parent.iterdir()} == {newer.name, state.name}
+    lance(tmp_path).finish()
+    assert [path.name for path in state.parent.iterdir()] == [state.name]
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_build(tmp_path):
+    store = filled(lance(tmp_path), odd_entries())
+    (state,) = tmp_path.rglob("*.search/*")
+    (state.parent / "0123-1.tmp").mkdir()
+    store.finish()
+    assert [path.name for path in state.parent.iterdir()] == [state.name]
+
+
 # Servers
 
 
@@ -498,10 +588,100 @@ def test_object_storage_that_does_not_answer_is_a_sentence(bucket, tmp_path, mon
         open_store("s3://absent/index", tmp_path, NAME, DIMENSION).finish()
 
 
+CLOUD = [name for names in stores.ENDPOINTS.values() for name in names] + [
+    "AWS_REGION", "AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "AZURE_STORAGE_ACCOUNT_NAME",
+    "PGHOST", "PGHOSTADDR", "PGSERVICE",
+]  # fmt: skip
+
+
+@pytest.fixture
+def bare(monkeypatch):
+    """Give an environment that names no host."""
+    for name in CLOUD:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    return monkeypatch
+
+
+def test_hosts_that_an_address_names(bare):
+    bare.setenv("AWS_REGION", "eu-central-1")
+    for place, hosts in (
+        ("index", ()),
+        ("postgresql://u@DB.example:5/x", ("db.example",)),
+        ("postgresql://u@a.example:5,[2001:db8::1]:6,b%2Eexample/x?sslmode=require",
+         ("a.example", "2001:db8::1", "b.example")),
+        ("postgresql:///x", ()),
+        ("postgresql://u@%2Frun%2Fpostgresql/x", ()),
+        ("postgres://h.example", ("h.example",)),
+        ("s3://shelf/x", ("s3.eu-central-1.amazonaws.com",)),
+        ("gs://shelf/x", ("storage.googleapis.com", "oauth2.googleapis.com")),
+        ("abfss://box@shelf.dfs.core.windows.net/x", ("shelf.blob.core.windows.net",)),
+        ("az://box/x", ()),
+    ):  # fmt: skip
+        assert hosts_of(place) == hosts, place
+    bare.setenv("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true")
+    bare.setenv("AZURE_STORAGE_ACCOUNT_NAME", "clinic")
+    assert hosts_of("s3://shelf/x") == ("shelf.s3.eu-central-1.amazonaws.com",)
+    assert hosts_of("az://box/x") == ("clinic.blob.core.windows.net",)
+
+
+@pytest.mark.parametrize(
+    ("place", "variable", "value", "host"),
+    [
+        ("postgresql://u@192.0.2.7/x", "", "", "192.0.2.7"),
+        ("postgresql://u@127.0.0.1:1,192.0.2.7:1/x", "", "", "192.0.2.7"),
+        ("postgresql:///x", "PGHOST", "192.0.2.7", "192.0.2.7"),
+        ("postgresql://u@127.0.0.1/x", "PGHOSTADDR", "192.0.2.7", "192.0.2.7"),
+        ("s3://shelf/x", "AWS_REGION", "mars-1", "s3.mars-1.amazonaws.com"),
+        ("s3://shelf/x", "AWS_ENDPOINT_URL_S3", "http://192.0.2.7:9000", "192.0.2.7"),
+        ("s3://shelf/x", "aws_endpoint", "http://192.0.2.7:9000", "192.0.2.7"),
+        ("gs://shelf/x", "", "", "storage.googleapis.com"),
+        ("gs://shelf/x", "GOOGLE_BASE_URL", "http://192.0.2.7", "192.0.2.7"),
+        ("az://box/x", "AZURE_STORAGE_ACCOUNT_NAME", "mars", "mars.blob.core.windows.net"),
+    ],
+)
+def test_a_store_where_the_study_may_not_reach_is_not_connected_to(
+    place, variable, value, host, bare, tmp_path
+):
+    pytest.importorskip("psycopg")
+    if variable:
+        bare.setenv(variable, value)
+    store = open_store(place, tmp_path, NAME, DIMENSION)
+    with privacy.guard([]) as guard:
+        for work in (store.held, store.finish, lambda: store.matching([{"st": 1.0}], 5)):
+            with pytest.raises(EgressError, match=host):
+                work()
+    assert guard.refused == {host}
+    assert guard.contacted == set()
+
+
+def test_a_host_of_a_store_is_among_those_contacted(bare, tmp_path):
+    psycopg = pytest.importorskip("psycopg")
+    bare.setattr(psycopg, "connect", lambda *_, **__: pytest.fail("reached"))
+    store = open_store("postgresql://u@192.0.2.7/x", tmp_path, NAME, DIMENSION)
+    with (
+        privacy.guard(hosts_of("postgresql://u@192.0.2.7/x")) as guard,
+        pytest.raises(pytest.fail.Exception, match="reached"),
+    ):
+        store.held()
+    assert guard.contacted == {"192.0.2.7"}
+
+
+def test_object_storage_that_could_lie_anywhere_is_not_looked_for(bare, tmp_path):
+    for place in ("s3://shelf/x", "az://box/x"):
+        with pytest.raises(UsageError, match="in the environment"):
+            open_store(place, tmp_path, NAME, DIMENSION).held()
+
+
 def test_places_that_are_refused(tmp_path):
     for place, words in (
         ("postgresql://u:secret@host/db", "PGPASSWORD"),
         ("postgresql://u@host/db?password=secret", "PGPASSWORD"),
+        ("postgresql://u@host/db?sslmode=require&sslp%61ssword=secret", "PGPASSWORD"),
+        ("postgresql://u@host/db?x=1#&password=secret", "PGPASSWORD"),
+        ("postgresql://u@host/db?host=other", "parameter host;"),
+        ("postgresql://u@host/db?hostaddr=192.0.2.7", "parameter hostaddr"),
+        ("postgresql://u@host/db?service=", "parameter service"),
         ("s3://key:secret@bucket/x", "holds a password"),
         ("ftp://host/x", "ftp:// is not known"),
         ("postgresql://[::1/db", "not a valid address"),

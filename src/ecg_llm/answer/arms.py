@@ -19,10 +19,11 @@ from ecg_llm.contracts import (
     Progress,
     Reply,
     Retriever,
-    StepError,
     StreamingModel,
     Task,
     TokenCounter,
+    UsageError,
+    outdated,
 )
 from ecg_llm.records import LETTERS, Answer, Citation, Latency, Passage, Question, digest
 
@@ -189,10 +190,7 @@ class ModelAnswerer:
                 task = tasks[i]
                 yield Answered(
                     Answer(
-                        question_id=task.question.question_id,
-                        arm=arm,
-                        repeat=task.repeat,
-                        permutation=task.permutation,
+                        **task.answer_key(arm),
                         text=reply.text,
                         status=reply.status,
                         reason=reply.reason,
@@ -277,7 +275,7 @@ class _Asked:
                 yield self._told(answer, shown[key], seconds, together)
             if left:
                 raise ValueError("the answerer did not give one answer a task")
-        except EcgLlmError:
+        except (EcgLlmError, BrokenPipeError):
             raise
         except Exception as error:  # noqa: BLE001 - the one guard: it becomes a row
             if len(batch) > 1:
@@ -355,10 +353,7 @@ class _Asked:
         """Return the hits, best first, that fit into the budget; one that does not is passed by."""
         for hit in hits:
             if hit.passage_id not in self.passages:
-                raise StepError(
-                    f"The index holds passage {hit.passage_id}, which is not in passages.jsonl; "
-                    f"bring it up to date with: ecg-llm index"
-                )
+                raise outdated(hit.passage_id)
         visible = [hit for hit in hits if not self.passages[hit.passage_id].hidden]
         if self.count is None or not visible:
             return visible
@@ -367,8 +362,14 @@ class _Asked:
             for number, hit in enumerate(visible, start=1)
         ]
         chosen, left = [], self.settings.passage_tokens
-        for hit, tokens in zip(visible, self.count(texts), strict=True):
+        sizes = self.count(texts)
+        for hit, tokens in zip(visible, sizes, strict=True):
             if tokens <= left:
                 chosen.append(hit)
                 left -= tokens
+        if not chosen:
+            raise UsageError(
+                f"answers.passage_tokens is {self.settings.passage_tokens}, and the smallest of "
+                f"the passages found takes {min(sizes)} tokens; raise it, or cut passages smaller."
+            )
         return chosen

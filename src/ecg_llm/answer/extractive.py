@@ -73,10 +73,7 @@ class ExtractiveAnswerer:
         for task, found in zip(tasks, quotes, strict=True):
             yield Answered(
                 Answer(
-                    question_id=task.question.question_id,
-                    arm=arm,
-                    repeat=task.repeat,
-                    permutation=task.permutation,
+                    **task.answer_key(arm),
                     text=(
                         choice_reply(_supported(task, found, vectors))
                         if task.question.kind == "choice"
@@ -87,7 +84,7 @@ class ExtractiveAnswerer:
             )
 
     def _vectors(
-        self, tasks: Sequence[Task], quotes: Sequence[Sequence["Quote"]]
+        self, tasks: Sequence[Task], quotes: Sequence[Sequence["Quoted"]]
     ) -> "dict[str, NDArray[np.float32]]":
         """Return the vector of every text that is compared, embedded in one call."""
         texts = [quote.text for found in quotes for quote in found]
@@ -99,7 +96,7 @@ class ExtractiveAnswerer:
     def _open(
         self,
         task: Task,
-        quotes: Sequence["Quote"],
+        quotes: Sequence["Quoted"],
         vectors: "dict[str, NDArray[np.float32]]",
     ) -> str:
         question = task.question.question
@@ -118,14 +115,14 @@ class ExtractiveAnswerer:
         return " ".join(f"{quotes[i].text} [{quotes[i].key}]" for i in sorted(chosen))
 
 
-class Quote(NamedTuple):
+class Quoted(NamedTuple):
     """A sentence of a passage, with the passage's citation key."""
 
     key: int
     text: str
 
 
-def _quotes(task: Task) -> Iterator[Quote]:
+def _quotes(task: Task) -> Iterator[Quoted]:
     """Yield the sentences of the task's passages in reading order, each text once."""
     seen = set()
     for key, passage in enumerate(task.passages, start=1):
@@ -133,7 +130,7 @@ def _quotes(task: Task) -> Iterator[Quote]:
             text = plain(passage.text[start:end])
             if text not in seen and len(text.split()) >= SHORTEST and not ANNOUNCES.match(text):
                 seen.add(text)
-                yield Quote(key, text)
+                yield Quoted(key, text)
 
 
 def _claims(task: Task) -> list[str]:
@@ -142,7 +139,7 @@ def _claims(task: Task) -> list[str]:
 
 
 def _supported(
-    task: Task, quotes: Sequence[Quote], vectors: "dict[str, NDArray[np.float32]]"
+    task: Task, quotes: Sequence[Quoted], vectors: "dict[str, NDArray[np.float32]]"
 ) -> str:
     """Return the letter, as shown, of the option that the quotes support best."""
     question, options = task.question, task.question.options

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from ecg_llm import config, pipeline, steps
-from ecg_llm.contracts import StepError, UsageError
+from ecg_llm.contracts import StepError, UsageError, outdated
 from ecg_llm.records import Document, Passage
 from ecg_llm.registry import suggestion
 
@@ -64,6 +64,8 @@ class Reply(TypedDict):
     """Keys in the answer that no passage has."""
     passages: int
     """How many the arm was shown."""
+    cut: bool
+    """Whether the answer ends at answers.max_tokens_open."""
     seconds: float
 
 
@@ -117,12 +119,12 @@ def ask(
 
     Raises:
         UsageError: there is no question.
-        StepError: the arm's model failed; says why.
+        StepError: the arm's model failed, refused or wrote nothing; says why.
     """
     from ecg_llm import citing
     from ecg_llm.answer import arms
-    from ecg_llm.contracts import NO_ANSWER
 
+    question = question.encode("utf-8", "replace").decode("utf-8")  # a terminal's broken bytes
     if not question.strip():
         raise UsageError("There is no question; put it into quotes behind ask.")
     started = time.monotonic()
@@ -139,19 +141,19 @@ def ask(
         study.answers,
         count=count,
     )
-    if answer.status == "error":
-        raise StepError(f"Arm {arm} could not answer: {answer.reason}.")
-    text = answer.text.strip() or NO_ANSWER
+    text = answer.text.strip()
+    if answer.status in ("error", "refused") or not text:
+        reason = answer.reason or "its model wrote nothing"
+        raise StepError(f"Arm {arm} did not answer ({reason}); ask again, or another arm.")
     shown = [passages[found.passage_id] for found in answer.passages]
-    claims = (
-        citing.checked([citing.Reply(text, question, shown)], models.embedder)[0] if shown else []
-    )
+    reply = citing.Reply(text, question, shown)
+    claims = citing.checked([reply], models.embedder)[0] if retrieves else []
     documents = _documents(folder) if retrieves else {}
     return {
         "question": question,
         "arm": arm,
         "answer": text,
-        "answered": not citing.abstains(text),
+        "answered": not citing.abstains(text) or any(claim.supported for claim in claims),
         "citations": [
             _cited(quote, checked.claim.text, documents[quote.passage.doc_id])
             for checked in claims
@@ -164,6 +166,7 @@ def ask(
         ],
         "keys_not_given": citing.keys(text, len(shown))[1] if retrieves else [],
         "passages": len(shown),
+        "cut": answer.status == "truncated",
         "seconds": round(time.monotonic() - started, 3),
     }
 
@@ -198,6 +201,10 @@ def search(
     passages = _passages(folder)
     paths = {key: row.path for key, row in _documents(folder).items()}
     found = pipeline.Models(study, folder).index().search(queries, k)
+    for hits in found:
+        for hit in hits:
+            if hit.passage_id not in passages:
+                raise outdated(hit.passage_id)
     return [
         [
             {
@@ -223,8 +230,11 @@ def story(reply: Reply) -> list[str]:
         if place not in told:
             told.add(place)
             section = f": {cited['section']}" if cited["section"] else ""
-            lines.append(f"\n[{cited['key']}] {cited['path']}, {pages(cited)}{section}")
+            pages = page(cited["page_from"], cited["page_to"])
+            lines.append(f"\n[{cited['key']}] {cited['path']}{pages}{section}")
             lines.append(indented(cited["text"]))
+    if reply["cut"]:
+        lines.append("\nThe answer is cut off; answers.max_tokens_open gives it room.")
     for lacking in reply["unsupported"]:
         lines.append(f"\nCheck this yourself ({lacking['why']}): {lacking['claim']}")
     if reply["keys_not_given"]:
@@ -233,10 +243,11 @@ def story(reply: Reply) -> list[str]:
     return lines
 
 
-def pages(cited: Cited) -> str:
-    """Return "page 3" or "pages 3-4"."""
-    first, last = cited["page_from"], cited["page_to"]
-    return f"page {first}" if first == last else f"pages {first}-{last}"
+def page(first: int, last: int = 0) -> str:
+    """Return ", page 3" or ", pages 3-4"; nothing where the page is not known."""
+    if not first:
+        return ""
+    return f", page {first}" if last in (0, first) else f", pages {first}-{last}"
 
 
 def indented(text: str, width: int = 96) -> str:

@@ -3,9 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from ecg_llm import config, pipeline, steps, store
+from ecg_llm.contracts import UsageError
 from ecg_llm.records import GivenPassage, IndexVariant
 
+SHOWN = ("passages", "embedded", "removed", "store", "embedder")
 COLUMNS = (
     ("variant", "variant"), ("passages", "passages"), ("shown", "shown"), ("hit_1", "hit@1"),
     ("hit_5", "hit@5"), ("hit_20", "hit@20"), ("mrr", "MRR"), ("ndcg_10", "nDCG@10"),
@@ -14,23 +18,25 @@ COLUMNS = (
 """Columns of a sweep's table, and what they are called."""
 
 
-def take(folder: Path, file: Path) -> str:
-    """Take the passages of a file into a study, in the place of those of the last; say how many.
-
-    A folder without a study becomes one.
+def study_for(folder: Path, file: Path) -> None:
+    """Make a study of a folder that is none, for the passages of this file.
 
     Raises:
-        UsageError: the file holds something else, or another process is at work in the study.
+        UsageError: the folder cannot be made.
     """
-    from ecg_llm.corpus import given
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be made ({error}); choose another folder.") from error
+    if not (folder / config.FILE).exists():
+        title = yaml.safe_dump({"title": f"Passages of {file.name}"}, allow_unicode=True)
+        store.write_text(folder / config.FILE, title)
 
-    rows = given.read(file)
-    folder.mkdir(parents=True, exist_ok=True)
-    with steps.locked(folder):
-        if not (folder / config.FILE).exists():
-            store.write_text(folder / config.FILE, f"title: Passages of {file.name}\n")
-        before = steps.read_table(folder / pipeline.GIVEN, GivenPassage)
-        store.write(folder / pipeline.GIVEN, rows)
+
+def take(folder: Path, file: Path, rows: Sequence[GivenPassage]) -> str:
+    """Put the passages of a file into a study, in the place of those of the last; say how many."""
+    before = steps.read_table(folder / pipeline.GIVEN, GivenPassage)
+    store.write(folder / pipeline.GIVEN, rows)
     empty = sum(not row.text.strip() for row in rows)
     said = f"{len(rows):,} passages taken over from {file}"
     if before:
@@ -39,8 +45,9 @@ def take(folder: Path, file: Path) -> str:
 
 
 def figures(folder: Path) -> dict[str, object]:
-    """Return what the index holds and what its last build did."""
-    return dict(store.read_json(folder / "index.json") or {})
+    """Return what the index holds and what its last build had to do."""
+    found = store.read_json(folder / pipeline.BUILD) or {}
+    return {name: found[name] for name in SHOWN if name in found}
 
 
 def sweep(folder: Path) -> list[IndexVariant]:

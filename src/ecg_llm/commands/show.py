@@ -24,7 +24,13 @@ COLUMNS = {
     "variants": ("question_id", "number", "length", "status", "reason", "question", "reference"),
     "training": ("adapter", "phase", "step", "loss", "eval_loss", "eval_choice", "tokens", "kept"),
     "retention": ("adapter", "set", "kind", "question_id", "before", "after", "status"),
+    "retrieval": ("question_id", "sources", "ranks"),
+    "index_sweep": ("variant", "passages", "questions", "shown", "hit_1", "hit_5", "mrr",
+                    "ndcg_10", "index_seconds", "search_ms"),
     "answers": ("question_id", "arm", "permutation", "status", "text"),
+    "latencies": ("question_id", "arm", "repeat", "permutation", "seconds", "search_seconds",
+                  "together"),
+    "given": ("passage_id", "doc_id", "title", "section", "page", "text"),
     "judgements": ("judgement_id", "judge", "question_id", "status", "reply"),
     "scores": ("question_id", "arm", "metric", "value", "label", "status"),
     "estimates": ("metric", "subset", "arm", "against", "value", "low", "high", "p_adjusted"),
@@ -116,9 +122,9 @@ def traced(folder: Path, row: Row) -> dict[str, Any]:
         return found | _question(folder, row.question_id)
     if isinstance(row, Answer):
         found |= _question(folder, row.question_id)
-        shown = {cited.passage_id for cited in row.passages}
-        passages = [p for p in _rows(folder, Passage) if p.passage_id in shown]
-        found["shown"] = [_place(folder, passage) for passage in passages]
+        held = {passage.passage_id: passage for passage in _rows(folder, Passage)}
+        shown = [held[cited.passage_id] for cited in row.passages if cited.passage_id in held]
+        found["shown"] = [_place(folder, passage) for passage in shown]
     elif isinstance(row, Question):
         found |= _question(folder, row.question_id)
     elif isinstance(row, Passage):
@@ -145,7 +151,8 @@ def story(folder: Path, row: Row) -> str:
         lines.append(f"evidence  {found['evidence']}")
     if "source" in found:
         lines.append(f"source    {_where(found['source'])}")
-    lines += [f"shown     {_where(place)}" for place in found.get("shown", ())]
+    for key, place in enumerate(found.get("shown", ()), start=1):
+        lines.append(f"shown [{key}] {_where(place)}")
     return "\n".join(lines) + "\n"
 
 

@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from ecg_llm.contracts import TokenCounter, UsageError
 from ecg_llm.corpus.ingest import language
 from ecg_llm.records import Document, GivenPassage, Passage
@@ -26,7 +28,7 @@ def read(path: Path) -> list[GivenPassage]:
     """
     found: dict[str, GivenPassage] = {}
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
+        lines = path.read_text("utf-8-sig").split("\n")  # U+2028 may stand in a text
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read ({error}); check --from.") from error
     for number, line in enumerate(lines, start=1):
@@ -101,19 +103,23 @@ def _by_document(rows: Sequence[GivenPassage]) -> Mapping[str, list[GivenPassage
 def _row(line: str, where: str) -> GivenPassage:
     try:
         value = json.loads(line)
-    except ValueError as error:
-        raise UsageError(f"{where} is no JSON ({error}); correct it.") from None
+    except (ValueError, RecursionError) as error:
+        why = str(error) if isinstance(error, ValueError) else "it is nested too deeply"
+        raise UsageError(
+            f"{where} is no JSON ({why}); the file needs one object a line, as "
+            '{"passage_id": "1", "text": "..."}.'
+        ) from None
     if not isinstance(value, dict):
         raise UsageError(f"{where} is no JSON object; give passage_id and text.")
     kept = {key: value[key] for key in GivenPassage.model_fields if value.get(key) is not None}
-    for key in ("passage_id", "doc_id"):
-        if isinstance(kept.get(key), int):
-            kept[key] = str(kept[key])
+    for key, found in kept.items():
+        if key in ("passage_id", "doc_id") and type(found) is int:
+            kept[key] = str(found)
+        elif isinstance(found, str):
+            kept[key] = found.encode("utf-8", "replace").decode("utf-8")  # lone surrogates
     try:
-        row = GivenPassage.model_validate(kept)
-    except ValueError as error:
-        problem = str(error).splitlines()[1:3]
-        raise UsageError(f"{where}: {' '.join(map(str.strip, problem))}; correct it.") from None
-    return row.model_copy(
-        update={"text": row.text.encode("utf-8", "replace").decode("utf-8")}  # lone surrogates
-    )
+        return GivenPassage.model_validate(kept)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise UsageError(f"{where}: {place}: {problem['msg']}; correct it.") from None

@@ -19,11 +19,12 @@ from ecg_llm.records import (
     Retrieval,
     Score,
 )
-from ecg_llm.report.blaming import KIND, by_source, count, gains, sentence
+from ecg_llm.report import blame
+from ecg_llm.report.blame_tables import KIND, by_source, count, gains, sentence
 from ecg_llm.report.counts import CountTable
 from ecg_llm.report.figures import Band, band_plot
 from ecg_llm.report.results import Cell
-from ecg_llm.retrieve import blame, measure
+from ecg_llm.retrieve import measure
 from ecg_llm.stats.estimate import Interval, Panel, means, wilson
 
 HITS = ("hit@1", "hit@5", "hit@20")
@@ -127,7 +128,30 @@ def _means(study: Study, lines: Sequence[_Line], columns: Sequence[str]) -> dict
         np.unique(groups, return_inverse=True)[1].astype(np.intp), (0,) * len(columns), True,
     )  # fmt: skip
     found = means(panel, study.estimates.resamples, study.seed)
-    return dict(zip(columns, found, strict=True))
+    made = dict(zip(columns, found, strict=True))
+    for name in ("hit", "document"):
+        made |= nested({key: made[key] for key in _columns() if key in made and name in key})
+    return made
+
+
+def nested(found: Mapping[str, Interval]) -> dict[str, Interval]:
+    """Return the intervals of hit@k, k rising, as far as one bounds another.
+
+    What is among the first 5 is among the first 20: a lower end for hit@5 is one for hit@20, and an
+    upper end for hit@20 one for hit@5.
+    """
+    made = dict(found)
+    low = 0.0
+    for key, mean in made.items():
+        if mean.low is not None:
+            low = max(low, mean.low)
+            made[key] = mean._replace(low=low)
+    high = 1.0
+    for key, mean in reversed(list(made.items())):
+        if mean.high is not None:
+            high = min(high, mean.high)
+            made[key] = mean._replace(high=high)
+    return made
 
 
 def _cell(mean: Interval, name: str) -> Cell:
@@ -231,7 +255,7 @@ def _heads() -> tuple[str, ...]:
 
 def _figures(study: Study, name: str, lines: Sequence[_Line]) -> tuple[str | Cell, ...]:
     # Apart, since the right-or-wrong ones have an interval of their own.
-    found = _means(study, lines, (*HITS, NEAR)) | _means(study, lines, GRADED)
+    found = _means(study, lines, _columns()) | _means(study, lines, GRADED)
     cells = (_cell(found[column], column) for column in (*HITS, *GRADED, NEAR))
     return (name, _number_of(lines), *cells)
 

@@ -6,12 +6,12 @@ their scores do not depend on the order in which the entries came.
 """
 
 import bisect
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ecg_llm import store
 from ecg_llm.retrieve.stores import COPY, K1, NEIGHBOURS, B, Entry
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Of the files."""
+DIGESTS = "digests.json"
+"""Of all files, written last."""
 EXACT = 20_000
 """From this many entries on, vectors lie in clusters, and a search reads the nearest ones only."""
 PROBES = 64
@@ -34,6 +36,8 @@ SAMPLE = 100
 ROUNDS = 8
 """Of k-means."""
 SEED = 20261126
+TOLD = 100_000
+"""Entries found whose rows are kept at hand."""
 SLACK = 1e-5
 """A product of float32 vectors may differ by this much with the place where the vector lies."""
 
@@ -44,11 +48,18 @@ class Arrays:
     A score is a function of the entry and of all that is held, never of an order: equal entries tie
     exactly, and ties are ordered by passage_id.
 
+    Args:
+        folder: Which `write` wrote.
+        whole: Compare every byte with what was written, not the files' sizes and ends alone.
+
     Raises:
         OSError, ValueError: a file is absent or broken.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, whole: bool = False) -> None:
+        written = store.read_json(folder / DIGESTS) or {}
+        if written.get(_kind(whole)) != _digest(folder, whole):
+            raise ValueError(f"the files in {folder} are not as they were written")
         self._ids = _Strings(folder, "ids")
         self._versions = _Strings(folder, "versions")
         self._texts = _Strings(folder, "texts")
@@ -57,6 +68,7 @@ class Arrays:
         self._by_id = _load(folder, "by_id")
         self._vectors = _load(folder, "vectors")
         self._crowding = _load(folder, "crowding")
+        self._told: dict[str, int] = {}  # rows of what was found: it is asked for next
         self._centres = _load(folder, "centres")
         self._clusters = _load(folder, "clusters")
         self._postings = _load(folder, "postings")
@@ -68,6 +80,11 @@ class Arrays:
             and len(self._postings) == len(self._posting_scores) == self._posting_ends[-1]
         ):
             raise ValueError(f"the files in {folder} do not belong together")
+
+    @property
+    def dimension(self) -> int:
+        """Of the vectors."""
+        return int(self._vectors.shape[1])
 
     def entries(self, passage_ids: Sequence[str]) -> dict[str, Entry]:
         """Return these entries by passage_id; one that is not held is left out."""
@@ -83,7 +100,7 @@ class Arrays:
         found = [self._row(key) for key in passage_ids]
         held = [place for place, row in enumerate(found) if row is not None]
         rows = [row for row in found if row is not None]
-        vectors = np.zeros((len(found), self._vectors.shape[1]), np.float32)
+        vectors = np.zeros((len(found), self.dimension), np.float32)
         crowding = np.zeros(len(found), np.float32)
         vectors[held], crowding[held] = self._vectors[rows], self._crowding[rows]
         return vectors, crowding
@@ -97,6 +114,9 @@ class Arrays:
         return [self._matching(query, k) for query in queries]
 
     def _row(self, passage_id: str) -> int | None:
+        told = self._told.get(passage_id)  # not in two steps: another thread may clear it
+        if told is not None:
+            return told
         count = len(self._by_id)
         place = _place(passage_id, lambda at: self._ids.raw(self._by_id[at]), count)
         return None if place is None else int(self._by_id[place])
@@ -135,7 +155,11 @@ class Arrays:
     def _ordered(
         self, rows: "NDArray[np.intp]", scores: "NDArray[Any]", k: int
     ) -> dict[str, float]:
-        pairs = ((self._ids[row], float(score)) for row, score in zip(rows, scores, strict=True))
+        ids = [self._ids[row] for row in rows]
+        if len(self._told) > TOLD:
+            self._told.clear()
+        self._told.update(zip(ids, map(int, rows), strict=True))
+        pairs = zip(ids, map(float, scores), strict=True)
         return dict(sorted(pairs, key=lambda pair: (-pair[1], pair[0]))[:k])
 
     def _entry(self, row: int) -> Entry:
@@ -154,6 +178,8 @@ class Arrays:
 def write(folder: Path, rows: "pa.Table") -> None:
     """Write the arrays of these rows into a folder, which appears when all of it is written.
 
+    One process at a time may write a folder; what lies there already is replaced.
+
     The rows have the columns passage_id, version and text (strings), terms (lists of strings) and
     vector (lists of float32, of one length); every passage_id once.
     """
@@ -170,7 +196,7 @@ def write(folder: Path, rows: "pa.Table") -> None:
     clusters = _ends(np.bincount(cluster, minlength=len(centres)))
     words, tokens, counts = _encoded(rows["terms"])
     postings, scores, found = _scored(tokens, counts, len(words))
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    temporary = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     for name, column in (
@@ -192,12 +218,23 @@ def write(folder: Path, rows: "pa.Table") -> None:
         ("posting_ends", _ends(found)),
     ):
         np.save(temporary / f"{name}.npy", array)
-    try:
-        temporary.rename(folder)
-    except OSError:
-        # Another process wrote the same, or what lay there is broken.
-        shutil.rmtree(folder)
-        temporary.rename(folder)
+    store.write_json(
+        temporary / DIGESTS, {_kind(whole): _digest(temporary, whole) for whole in (False, True)}
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def crowding(vectors: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    """Return the crowding of each vector among these (`Store.vectors`)."""
+    import numpy as np
+
+    centres, cluster = _clusters(vectors)
+    order = np.argsort(cluster, kind="stable")
+    clusters = _ends(np.bincount(cluster, minlength=len(centres)))
+    found = np.empty(len(vectors), np.float32)
+    found[order] = _crowding(vectors[order], centres, clusters)
+    return found
 
 
 def _clusters(
@@ -326,6 +363,16 @@ def _whole(column: "pa.Array | pa.ChunkedArray") -> "pa.Array":
 
     whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     return pa.concat_arrays(whole.chunks) if isinstance(whole, pa.ChunkedArray) else whole
+
+
+def _kind(whole: bool) -> str:
+    return "whole" if whole else "ends"
+
+
+def _digest(folder: Path, whole: bool) -> str:
+    if whole:
+        return store.folder_digest(folder, "*.npy")
+    return store.ends_digest(sorted(folder.glob("*.npy")))
 
 
 def _load(folder: Path, name: str) -> "NDArray[Any]":

@@ -4,9 +4,10 @@ The question is the whole query: never its options, never its answer. What was t
 questions, and what each step gives stands in docs/decisions/0014-search.md.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ecg_llm import config
 from ecg_llm.contracts import Embedder, Hit, Progress, QueryEmbedder, Reranker
@@ -23,9 +24,31 @@ VERSION = 1
 """Of the search; another one makes what rests on it anew."""
 BATCH = 256
 """Passages embedded and written at a time: what an interrupted build loses at most."""
+QUERIES = 64
+"""Queries searched at a time: each holds the candidates of both sides."""
 PROBE = "the length of a vector"
 SPREAD = 100
 """A side's scores are standardised by the mean and the deviation of so many of its best."""
+FLATTEST = 0.25
+"""Share of the best BM25 score that the deviation counts as at least: one match among hundreds of
+passages without any would outweigh everything."""
+NUMBER_FORMAT = re.compile(r"-(?:float32|float16|bfloat16)$")
+
+
+class Built(NamedTuple):
+    """What an index holds, and what was done for it."""
+
+    passages: int
+    embedded: int
+    removed: int
+    embedder: str
+    content: str
+    """Digest of what it holds."""
+
+    @property
+    def held(self) -> dict[str, str | int]:
+        """What a search can find."""
+        return {"passages": self.passages, "embedder": self.embedder, "content": self.content}
 
 
 class HybridIndex:
@@ -57,8 +80,8 @@ class HybridIndex:
         passages: Sequence[Passage],
         languages: Mapping[str, str],
         progress: Progress = lambda done, total: None,
-    ) -> dict[str, int | str]:
-        """Bring the index up to these passages; return what it holds and what was done.
+    ) -> Built:
+        """Bring the index up to these passages.
 
         Hidden and blank passages are left out, those it holds already are not embedded again,
         vanished ones are removed for good. A build that was interrupted goes on where it was.
@@ -89,7 +112,7 @@ class HybridIndex:
                     Entry(
                         key,
                         versions[key],
-                        wanted[key].text,
+                        text,
                         terms.terms(text, languages.get(wanted[key].doc_id, "")),
                         vector,
                     )
@@ -100,13 +123,10 @@ class HybridIndex:
             )
             progress(kept + start + len(keys), len(wanted))
         store.finish()
-        return {
-            "passages": len(wanted),
-            "embedded": len(new),
-            "removed": len(stale),
-            "store": self.settings.store,
-            "embedder": self.embedder.name,
-        }
+        gone = sum(key not in wanted for key in stale)
+        return Built(
+            len(wanted), len(new), gone, self.embedder.name, digest(sorted(versions.items()))
+        )
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """Return the best `k` passages of each query, best first; all characters are plain text.
@@ -114,8 +134,12 @@ class HybridIndex:
         Raises:
             StepError: the index has not been built for this embedder.
         """
-        if not queries or k < 1:
+        if k < 1:
             return [[] for _ in queries]
+        parts = range(0, len(queries), QUERIES)
+        return [hits for at in parts for hits in self._searched(queries[at : at + QUERIES], k)]
+
+    def _searched(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         queries = [query.encode("utf-8", "replace").decode("utf-8") for query in queries]
         expansions = [self.lexicon.expand(query) for query in queries]
         vectors = self._embedded(
@@ -177,9 +201,15 @@ class HybridIndex:
 
     def _opened(self, dimension: int) -> Store:
         if self._store is None:
-            name = f"passages-{digest(terms.VERSION, self.embedder.name)}"
+            name = index_name(self.embedder.name)
             self._store = open_store(self.settings.store, self.folder, name, dimension)
         return self._store
+
+
+def index_name(embedder: str) -> str:
+    """Return the name of an index in its store: another embedder or analysis has another."""
+    # Machines that compute in other number formats share one: their vectors differ by 1e-2 at most.
+    return f"passages-{digest(terms.VERSION, NUMBER_FORMAT.sub('', embedder))}"
 
 
 def indexed_text(passage: Passage) -> str:
@@ -192,12 +222,15 @@ def named(query: str, expansions: Sequence[Expansion]) -> str:
     return " ".join([query, *(found.other[0] for found in expansions if not found.named)])
 
 
-def standardised(scores: "NDArray[np.floating]") -> "NDArray[np.floating]":
-    """Return scores minus the mean of the best of them, by their deviation; 0 if all are equal."""
+def standardised(scores: "NDArray[np.floating]", least: float = 0.0) -> "NDArray[np.floating]":
+    """Return scores minus the mean of the best of them, by their deviation or, if more, by `least`.
+
+    0 where all are equal.
+    """
     import numpy as np
 
     best = np.sort(scores)[-SPREAD:]
-    spread = best.std()
+    spread = max(float(best.std()), least)
     return (scores - best.mean()) / spread if spread > 1e-6 else np.zeros_like(scores)
 
 

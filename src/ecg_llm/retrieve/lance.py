@@ -1,24 +1,28 @@
 """Entries in a LanceDB table, in a folder or object storage, and arrays beside it to search in."""
 
+import fcntl
 import re
 import shutil
+import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ecg_llm.contracts import EcgLlmError, StepError
 from ecg_llm.records import digest
 from ecg_llm.retrieve import arrays
 from ecg_llm.retrieve.arrays import Arrays
-from ecg_llm.retrieve.stores import Entry, same_kind
+from ecg_llm.retrieve.stores import Entry, admit_objects, other_width, same_kind
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 REMOVED = 1000
 """Entries removed by one statement."""
@@ -28,6 +32,15 @@ KEPT = timedelta(days=36_500)
 GONE = timedelta(milliseconds=1)
 FAILURES = (OSError, RuntimeError, ValueError)
 """What LanceDB raises, whatever is the matter."""
+PANIC = "pyo3"
+"""How the modules begin whose exceptions LanceDB raises where its own code breaks."""
+FULL = re.compile("No space left|Disk quota exceeded|requested and")
+"""In what LanceDB, the system and numpy say of a disk that is full."""
+FORBIDDEN = re.compile("Permission denied|Read-only file system")
+REACHING = re.compile("RetryError|Error performing")
+"""In what LanceDB says of object storage that does not serve."""
+REASON = re.compile(r'<Code>(\w+)</Code>|message: "([^"]+)"|(Timeout)')
+"""Why, within that."""
 
 
 class LanceStore:
@@ -94,6 +107,8 @@ class LanceStore:
 
         if not entries:
             return
+        for width in {len(entry.vector) for entry in entries}:
+            self._require(self.dimension, width)
         vectors = np.stack([entry.vector for entry in entries]).astype(np.float32)
         flat = pa.array(vectors.ravel())
         rows = pa.table(
@@ -118,27 +133,9 @@ class LanceStore:
         """
         with self._told():
             table = self._made()
-            table.optimize(cleanup_older_than=KEPT)
-            held = self.held()
-            if table.count_rows() != len(held):
-                table.delete("true")
-                raise StepError(
-                    f"Two processes wrote the index in {self.place} at once, and it was emptied; "
-                    f"make it anew with: ecg-llm index"
-                )
-            mark = digest(sorted(held.items()))
-            if not self._readable(mark):
-                arrays.write(self._folder(mark), table.to_arrow())
-            tags = table.tags.list()
-            (table.tags.update if mark in tags else table.tags.create)(mark, table.version)
-            for other in set(tags) - {mark}:
-                table.tags.delete(other)
-            table.optimize(cleanup_older_than=GONE)
-            for other in self._names():
-                if other != self.name and same_kind(other, self.name):
-                    self._connected().drop_table(other)
-            self._sweep(mark)
-        self._looked = 0.0
+            with self._alone():
+                self._finish(table)
+        self._arrays, self._looked = None, 0.0
 
     def entries(self, passage_ids: Sequence[str]) -> dict[str, Entry]:
         """Return these entries by passage_id; one that is not held is left out.
@@ -146,7 +143,7 @@ class LanceStore:
         Raises:
             StepError: the index was never finished, is damaged or cannot be reached.
         """
-        return self._current().entries(passage_ids)
+        return self._searched(lambda found: found.entries(passage_ids))
 
     def vectors(
         self, passage_ids: Sequence[str]
@@ -156,7 +153,7 @@ class LanceStore:
         Raises:
             StepError: the index was never finished, is damaged or cannot be reached.
         """
-        return self._current().vectors(passage_ids)
+        return self._searched(lambda found: found.vectors(passage_ids))
 
     def nearest(self, vectors: "NDArray[np.float32]", k: int) -> list[dict[str, float]]:
         """Return passage_id -> cosine of the k nearest entries of each row, best first.
@@ -164,7 +161,8 @@ class LanceStore:
         Raises:
             StepError: the index was never finished, is damaged or cannot be reached.
         """
-        return self._current().nearest(vectors, k)
+        self._require(self.dimension, vectors.shape[1])
+        return self._searched(lambda found: found.nearest(vectors, k))
 
     def matching(self, queries: Sequence[Mapping[str, float]], k: int) -> list[dict[str, float]]:
         """Return passage_id -> weighted BM25 score of each query's k best entries, best first.
@@ -172,17 +170,48 @@ class LanceStore:
         Raises:
             StepError: the index was never finished, is damaged or cannot be reached.
         """
-        return self._current().matching(queries, k)
+        return self._searched(lambda found: found.matching(queries, k))
 
-    def _current(self) -> Arrays:
+    def _finish(self, table: Any) -> None:
+        table.optimize(cleanup_older_than=KEPT)
+        held = self.held()
+        if table.count_rows() != len(held):
+            table.delete("true")
+            raise StepError(
+                f"Two processes wrote the index in {self.place} at once, and it was emptied; "
+                f"make it anew with: ecg-llm index"
+            )
+        mark = digest(sorted(held.items()))
+        if self._read(mark, whole=True) is None:
+            arrays.write(self._folder(mark), table.to_arrow())
+        tags = table.tags.list()
+        (table.tags.update if mark in tags else table.tags.create)(mark, table.version)
+        for other in set(tags) - {mark}:
+            table.tags.delete(other)
+        table.optimize(cleanup_older_than=GONE)
+        for other in self._names():
+            if other != self.name and same_kind(other, self.name):
+                self._connected().drop_table(other)
+        self._sweep(mark)
+
+    def _searched(self, search: Callable[[Arrays], T]) -> T:
+        try:
+            return search(self._current())
+        except (IndexError, ValueError):
+            # The arrays are read in part when they are opened: what is broken may show only now.
+            self._arrays = None
+            return search(self._current(whole=True))
+
+    def _current(self, whole: bool = False) -> Arrays:
         """Return the arrays of the state finished last, by whatever process."""
         while True:
             mark = self._finished()
-            if self._arrays is not None and mark == self._mark:
-                return self._arrays
+            found = self._arrays  # not read twice: another thread may discard it
+            if found is not None and mark == self._mark:
+                return found
             try:
                 with self._told():
-                    self._arrays = self._opened_arrays(mark)
+                    self._arrays = self._opened_arrays(mark, whole)
                 self._mark = mark
             except StepError:
                 # The state may have given way to a newer one while it was being read.
@@ -205,38 +234,53 @@ class LanceStore:
         self._looked = time.monotonic()
         return str(max(tags, key=lambda tag: tags[tag]["version"]))
 
-    def _opened_arrays(self, mark: str) -> Arrays:
-        folder = self._folder(mark)
-        if not self._readable(mark):
+    def _opened_arrays(self, mark: str, whole: bool) -> Arrays:
+        if found := self._read(mark, whole):
+            return found
+        with self._alone():
+            if found := self._read(mark, whole):
+                return found
             table = self._connected().open_table(self.name)
             table.checkout(mark)
-            arrays.write(folder, table.to_arrow())
-            self._sweep(mark)
-        return Arrays(folder)
+            arrays.write(self._folder(mark), table.to_arrow())
+            if isinstance(self.place, str):
+                self._sweep(mark)  # no build does so here, if builds run on another machine
+            return Arrays(self._folder(mark))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait until no other process or thread writes or removes arrays, and hold them off."""
+        self._beside.parent.mkdir(parents=True, exist_ok=True)
+        with (self._beside.parent / "search.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _folder(self, mark: str) -> Path:
         return self._beside / f"{mark}-{arrays.FORMAT}"
 
-    def _readable(self, mark: str) -> bool:
+    def _read(self, mark: str, whole: bool = False) -> Arrays | None:
+        """Return the arrays of a state, or None where they are absent, broken or of others."""
         try:
-            Arrays(self._folder(mark))
+            found = Arrays(self._folder(mark), whole)
         except (OSError, ValueError):
-            return False
-        return True
+            return None
+        return found if found.dimension == self.dimension else None
 
     def _sweep(self, mark: str) -> None:
-        """Remove the arrays of other states and of other indexes."""
+        """Remove the arrays of other states and of other indexes, and what killed writers left."""
         for beside in self._beside.parent.glob("*.search"):
             if beside == self._beside:
                 for folder in set(beside.iterdir()) - {self._folder(mark)}:
-                    shutil.rmtree(folder)
+                    shutil.rmtree(folder, ignore_errors=True)
             elif same_kind(beside.stem, self.name):
-                shutil.rmtree(beside)
+                shutil.rmtree(beside, ignore_errors=True)
 
     def _connected(self) -> Any:
         if self._connection is None:
             import lancedb
 
+            if isinstance(self.place, str):
+                admit_objects(self.place)
             # Every call looks for a newer version: another process may have written one.
             interval = timedelta(0)
             self._connection = lancedb.connect(self.place, read_consistency_interval=interval)
@@ -250,7 +294,9 @@ class LanceStore:
         if isinstance(self.place, Path) and not self.place.exists():
             return None  # to look for a table would make the folder
         if self._opened is None and self.name in self._names():
-            self._opened = self._connected().open_table(self.name)
+            table = self._connected().open_table(self.name)
+            self._require(table.schema.field("vector").type.list_size, self.dimension)
+            self._opened = table
         return self._opened
 
     def _made(self) -> Any:
@@ -260,6 +306,13 @@ class LanceStore:
         if self._table() is None:
             self._opened = self._connected().create_table(self.name, schema=self._schema())
         return self._opened
+
+    def _require(self, held: int, given: int) -> None:
+        """Refuse vectors of another length than those held."""
+        if held != given:
+            local = isinstance(self.place, Path)
+            way = "delete that folder" if local else "delete what lies there"
+            raise other_width(self.place, held, given, way)
 
     def _schema(self) -> "pa.Schema":
         import pyarrow as pa
@@ -281,12 +334,28 @@ class LanceStore:
             yield
         except EcgLlmError:
             raise
-        except FAILURES as error:
-            what = re.sub(r",? \S+\.rs:\d+:\d+", "", " ".join(str(error).split()))[:200]
-            if isinstance(self.place, Path):
-                advice = "delete that folder and make it anew with: ecg-llm index"
-            else:
-                advice = "check its address and its keys in the environment, then run again"
-            raise StepError(
-                f"The index in {self.place} cannot be read or written ({what}); {advice}"
-            ) from error
+        except BaseException as error:
+            if not (isinstance(error, FAILURES) or type(error).__module__.startswith(PANIC)):
+                raise
+            raise StepError(self._sentence(str(error))) from error
+
+    def _sentence(self, error: str) -> str:
+        """Return what to say of an error of LanceDB or the disk."""
+        remote = isinstance(self.place, str)
+        if remote and REACHING.search(error):
+            reason = REASON.search(error)
+            why = f" ({reason[reason.lastindex or 0]})" if reason else ""
+            return (
+                f"The index in {self.place} cannot be reached or has no such bucket{why}; "
+                f"check its address and its keys in the environment, then run again"
+            )
+        what = textwrap.shorten(re.sub(r",? \S+\.rs:\d+:\d+", "", error), 200, placeholder=" ...")
+        if FULL.search(error):
+            advice = "the disk is full: make space, then run again"
+        elif FORBIDDEN.search(error):
+            advice = "allow yourself to write there, then run again"
+        elif remote:
+            advice = "check its address and its keys in the environment, then run again"
+        else:
+            advice = "delete that folder and make it anew with: ecg-llm index"
+        return f"The index in {self.place} cannot be read or written ({what}); {advice}"

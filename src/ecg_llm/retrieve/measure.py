@@ -8,7 +8,7 @@ from math import log2
 from statistics import fmean
 from typing import NamedTuple
 
-from ecg_llm.contracts import Hit, Progress, Retriever, StepError
+from ecg_llm.contracts import Hit, Progress, Retriever, outdated
 from ecg_llm.records import Citation, Passage, Question, Retrieval
 
 DEPTH = 20
@@ -89,10 +89,7 @@ def measured(
         for question, hits in zip(batch, found, strict=True):
             strange = [hit.passage_id for hit in hits if hit.passage_id not in ids]
             if strange:
-                raise StepError(
-                    f"The index holds passage {strange[0]}, which is not among the passages; "
-                    f"bring it up to date with: ecg-llm index"
-                )
+                raise outdated(strange[0])
             rows.append(_row(question.question_id, known[question.question_id], hits[:depth]))
         progress(len(rows), len(questions))
     return rows

@@ -1,5 +1,6 @@
 """Entries in a PostgreSQL database with pgvector: for corpora and readers past one machine."""
 
+import itertools
 import json
 import weakref
 from collections import Counter
@@ -7,8 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ecg_llm import privacy
 from ecg_llm.contracts import MissingPackage, StepError
-from ecg_llm.retrieve.stores import COPY, K1, NEIGHBOURS, B, Entry, same_kind
+from ecg_llm.retrieve import arrays
+from ecg_llm.retrieve.stores import K1, B, Entry, is_socket, other_width, same_kind
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,8 +23,6 @@ WIDTH = 200
 """Candidates that a search of the HNSW index keeps, at least."""
 WIDEST = 1000
 """The most it can keep: who asks for more entries gets an exact search."""
-LOOKED = 60
-"""Nearest entries among which the copies are left out to tell how crowded an entry lies."""
 TIMEOUT = 10
 """Seconds to wait for a server that does not answer, if its address names none."""
 REMOVED = 1000
@@ -45,8 +46,10 @@ CREATE TABLE IF NOT EXISTS {postings} (
     term integer, entry integer, often integer NOT NULL, length integer NOT NULL,
     PRIMARY KEY (term, entry) INCLUDE (often, length)
 );
-CREATE TABLE IF NOT EXISTS {totals} (entries bigint NOT NULL, length bigint NOT NULL);
-INSERT INTO {totals} SELECT 0, 0 WHERE NOT EXISTS (SELECT FROM {totals});
+CREATE TABLE IF NOT EXISTS {totals} (
+    entries bigint NOT NULL, length bigint NOT NULL, changed boolean NOT NULL
+);
+INSERT INTO {totals} SELECT 0, 0, false WHERE NOT EXISTS (SELECT FROM {totals});
 """
 ADD = """
 INSERT INTO {entries} (passage_id, version, text, terms, vector)
@@ -67,18 +70,6 @@ RETURNING old.term, old.number
 LOSE = """
 DELETE FROM {postings} AS old USING unnest(%s::integer[], %s::integer[]) AS gone (term, entry)
 WHERE old.term = gone.term AND old.entry = gone.entry
-"""
-CROWD = """
-INSERT INTO {crowding} SELECT entry, coalesce((
-    SELECT avg(cosine) FROM (
-        SELECT cosine FROM (
-            SELECT 1 - (others.vector <=> new.vector) AS cosine FROM {entries} AS others
-            ORDER BY others.vector <=> new.vector LIMIT %(looked)s
-        ) AS near WHERE cosine < %(copy)s ORDER BY cosine DESC LIMIT %(neighbours)s
-    ) AS counted
-), 0) FROM {entries} AS new WHERE NOT EXISTS (
-    SELECT FROM {crowding} AS old WHERE old.entry = new.entry
-)
 """
 VECTORS = """
 SELECT passage_id, vector::text, coalesce(crowding, 0)
@@ -178,6 +169,8 @@ class PostgresStore:
         """
         if not entries:
             return
+        for width in {len(entry.vector) for entry in entries}:
+            self._require(self.dimension, width)
         columns = (
             [_clean(entry.passage_id) for entry in entries],
             [entry.version for entry in entries],
@@ -196,14 +189,14 @@ class PostgresStore:
                         copy.write_row((numbers[term], *rest))
 
     def finish(self) -> None:
-        """Bring the index of the vectors and the planner's statistics up to the entries.
+        """Bring what is derived from all entries up to them: crowding, HNSW index, statistics.
 
         Raises:
             StepError: the server cannot be reached or refuses, or another process writes.
         """
         with self._told():
             self._make()
-            ((count,),) = self._run("SELECT entries FROM {totals}")
+            ((count, changed),) = self._run("SELECT entries, changed FROM {totals}")
             if count < EXACT:
                 self._run("DROP INDEX IF EXISTS {hnsw}")
             else:
@@ -213,9 +206,8 @@ class PostgresStore:
                     "CREATE INDEX IF NOT EXISTS {hnsw} ON {entries} "
                     "USING hnsw (vector vector_cosine_ops)"
                 )
-            self._widen(1)
-            near = {"looked": LOOKED, "copy": COPY, "neighbours": NEIGHBOURS}
-            self._run(CROWD, near)
+            if changed:
+                self._crowd()
             for other in self._others():
                 self._run("DROP TABLE {other} CASCADE", other=other)
             self._run("VACUUM ANALYZE {entries}, {crowding}, {terms}, {postings}, {totals}")
@@ -251,7 +243,7 @@ class PostgresStore:
     ) -> "tuple[NDArray[np.float32], NDArray[np.float32]]":
         """Return (vector, crowding) of these entries, one row each; 0 for one that is not held.
 
-        The crowding is that of the `finish` after which the entry was found first.
+        An entry's crowding is 0 until `finish`, and that of all is as of the last one.
 
         Raises:
             StepError: nothing was built, or the server cannot be reached or refuses.
@@ -273,14 +265,10 @@ class PostgresStore:
         Raises:
             StepError: nothing was built, or the server cannot be reached or refuses.
         """
-        width = max(WIDTH, 4 * k)
+        self._require(self.dimension, vectors.shape[1])
         with self._told():
-            if self._connected() and width != self._width:
-                self._run(
-                    "SELECT set_config('hnsw.ef_search', %s, false)", (str(min(width, WIDEST)),)
-                )
-                self._run("SELECT set_config('enable_indexscan', %s, false)", (str(k <= WIDEST),))
-                self._width = width
+            self._require_held()
+            self._widen(k)
         queries = [{"query": _written(vector), "k": k} for vector in vectors]
         return [dict(self._searched(NEAREST, query)) for query in queries]
 
@@ -317,10 +305,29 @@ class PostgresStore:
         changes = [sign * count for count in found.values()]
         numbers = dict(self._run(COUNT, (list(found), changes)))
         self._run(
-            "UPDATE {totals} SET entries = entries + %s, length = length + %s",
-            (sign * len(lengths), sign * sum(lengths)),
+            "UPDATE {totals} SET entries = entries + %s, length = length + %s, "
+            "changed = changed OR %s",
+            (sign * len(lengths), sign * sum(lengths), bool(lengths)),
         )
         return postings, numbers
+
+    def _crowd(self) -> None:
+        """Find the crowding of all entries anew: any change of one may change that of others."""
+        import numpy as np
+
+        statement = self._sql("SELECT entry, vector FROM {entries}")
+        rows = self._connected().cursor(binary=True).execute(statement).fetchall()
+        vectors = np.empty((len(rows), self.dimension), np.float32)
+        for place, (_, sent) in enumerate(rows):
+            vectors[place] = np.frombuffer(sent, ">f4", offset=4)  # after two numbers of 16 bits
+        found = arrays.crowding(vectors)
+        with self._connected().transaction():
+            self._run("DELETE FROM {crowding}")
+            self._run("UPDATE {totals} SET changed = false")
+            statement = self._sql("COPY {crowding} FROM STDIN")
+            with self._connected().cursor().copy(statement) as copy:
+                for (entry, _), crowded in zip(rows, found, strict=True):
+                    copy.write_row((entry, float(crowded)))
 
     def _widen(self, k: int) -> None:
         """Let searches by vector keep candidates enough for k entries."""
@@ -328,8 +335,10 @@ class PostgresStore:
         if self._connected() and width != self._width:
             self._run(
                 "SELECT set_config('hnsw.ef_search', %s, false), "
-                "set_config('enable_indexscan', %s, false)",
-                (str(min(width, WIDEST)), str(k <= WIDEST)),
+                "set_config('enable_indexscan', %s, false), "
+                "set_config('enable_seqscan', %s, false)",
+                # Left to itself the planner reads all entries where that looks about as cheap.
+                (str(min(width, WIDEST)), str(k <= WIDEST), str(k > WIDEST)),
             )
             self._width = width
 
@@ -343,18 +352,19 @@ class PostgresStore:
                 ) from None
 
     def _built(self) -> bool:
-        names = [
-            row[0]
-            for row in self._run(
-                "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
-            )
-        ]
-        return all(f"{self.name} {part}" in names for part in PARTS)
+        return len(self._own()) == len(PARTS)
+
+    def _own(self) -> list[str]:
+        """Return the tables of this index that are there."""
+        return [name for name in self._tables() if name in {f"{self.name} {one}" for one in PARTS}]
+
+    def _tables(self) -> list[str]:
+        rows = self._run("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
+        return [name for (name,) in rows]
 
     def _others(self) -> list[str]:
         """Return the tables of the place's other indexes of this kind."""
-        names = self._run("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
-        split = [(name, *name.rpartition(" ")[::2]) for (name,) in names]
+        split = [(name, *name.rpartition(" ")[::2]) for name in self._tables()]
         return [
             name
             for name, index, part in split
@@ -362,9 +372,15 @@ class PostgresStore:
         ]
 
     def _make(self) -> None:
-        """Become the one process that writes, and make what tables are absent."""
+        """Become the one process that writes, and make the tables; all anew if any is lost."""
         if self._connected() and self._locked:
             return
+        ((schema,),) = self._run("SELECT current_schema()")
+        if schema is None:
+            raise StepError(
+                f"The schema that {self.place} leads to does not exist or is closed to this user; "
+                f"create it or correct index.store, then run again."
+            )
         lock = "SELECT pg_try_advisory_lock(hashtextextended('ecg-llm ' || current_schema(), 0))"
         ((self._locked,),) = self._run(lock)
         if not self._locked:
@@ -376,14 +392,37 @@ class PostgresStore:
         if not extension:
             self._run("CREATE EXTENSION vector")
         with self._connected().transaction():
+            if not self._built():
+                for own in self._own():
+                    self._run("DROP TABLE {other} CASCADE", other=own)
             for statement in filter(str.strip, MAKE.split(";")):
                 self._run(statement)
+        self._require_held()
+
+    def _require_held(self) -> None:
+        """Refuse to go on with a table whose vectors are of another length."""
+        entries = self._sql("{entries}").as_string()
+        # pgvector keeps the length of a column's vectors as the modifier of its type.
+        statement = (
+            "SELECT atttypmod FROM pg_attribute "
+            "WHERE attrelid = to_regclass(%s) AND attname = 'vector'"
+        )
+        for (held,) in self._run(statement, (entries,)):
+            self._require(held, self.dimension)
+
+    def _require(self, held: int, given: int) -> None:
+        """Refuse vectors of another length than those held."""
+        if held != given:
+            way = f'drop the tables whose names begin with "{self.name}"'
+            raise other_width(self.place, held, given, way)
 
     def _connected(self) -> Any:
         if self._connection is None or self._connection.closed:
             import psycopg
 
             given = psycopg.conninfo.conninfo_to_dict(self.place)
+            for host in _hosts(given):
+                privacy.admit(host)
             address = psycopg.conninfo.make_conninfo(
                 self.place, connect_timeout=given.get("connect_timeout", TIMEOUT)
             )
@@ -392,6 +431,8 @@ class PostgresStore:
             self._locked, self._width = False, 0
             # Compiling a search takes longer than running it.
             self._connection.execute("SET jit = off")
+            # A plan that is kept would not heed what _widen sets.
+            self._connection.execute("SET plan_cache_mode = force_custom_plan")
             self._connection.execute("SET client_min_messages = warning")
         return self._connection
 
@@ -420,6 +461,8 @@ class PostgresStore:
             what = " ".join(str(error).split())[:300]
             if isinstance(error, self._errors.InsufficientPrivilege):
                 advice = "ask its administrator for the right to create tables there"
+            elif isinstance(error, self._errors.DiskFull):
+                advice = "its disk is full: make space, then run again"
             elif 'extension "vector"' in what or 'type "vector"' in what:
                 advice = "install pgvector on it (its extension is named vector)"
             else:
@@ -427,6 +470,17 @@ class PostgresStore:
             raise StepError(
                 f"PostgreSQL at {self.place} does not serve ({what}); {advice}"
             ) from error
+
+
+def _hosts(given: Mapping[str, Any]) -> list[str]:
+    """Return the hosts that libpq connects to: those of the address, else of the environment."""
+    from psycopg.pq import Conninfo
+
+    usual = {option.keyword.decode(): (option.val or b"") for option in Conninfo.get_defaults()}
+    named = [
+        str(given.get(name) or usual[name].decode()).split(",") for name in ("host", "hostaddr")
+    ]
+    return [host.lower() for host in itertools.chain(*named) if not is_socket(host)]
 
 
 def _written(vector: "NDArray[np.float32]") -> str:

@@ -1,11 +1,13 @@
 """Where the passages of an index lie: the interface of a store, and the one at a place."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
-from ecg_llm.contracts import UsageError
+from ecg_llm import privacy
+from ecg_llm.contracts import StepError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,7 +15,20 @@ if TYPE_CHECKING:
 
 OBJECTS = ("s3", "gs", "az", "abfss")
 """Schemes of object storage that LanceDB reads and writes."""
+AZURE = {"AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT", "ENDPOINT", "AZURITE_BLOB_STORAGE_URL"}
+ENDPOINTS = {
+    "s3": {"AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "ENDPOINT_URL", "ENDPOINT"},
+    "gs": {"GOOGLE_BASE_URL", "BASE_URL"},
+    "az": AZURE,
+    "abfss": AZURE,
+}
+"""Variables of the environment, in either case, that lead LanceDB to another host."""
+YES = ("1", "true", "on", "yes", "y")
 SERVERS = ("postgresql", "postgres")
+SECRETS = {"password", "sslpassword", "oauth_client_secret"}
+"""Parameters of an address that study.yaml must not hold."""
+ELSEWHERE = {"host", "hostaddr", "service", "servicefile"}
+"""Parameters with which an address names one host and leads to another."""
 K1 = 1.2
 """How soon more of the same term in an entry adds less."""
 B = 0.75
@@ -92,7 +107,7 @@ def open_store(place: str, folder: Path, name: str, dimension: int) -> Store:
         dimension: Of the vectors.
 
     Raises:
-        UsageError: the place is none of these, or holds a password.
+        UsageError: the place is none of these, holds a password, or names its host in a parameter.
         MissingPackage: PostgreSQL is asked for without its client.
     """
     scheme, found, _ = place.partition("://")
@@ -100,7 +115,7 @@ def open_store(place: str, folder: Path, name: str, dimension: int) -> Store:
         from ecg_llm.retrieve.lance import LanceStore
 
         return LanceStore(folder / place, folder / place, name, dimension)
-    _refuse_password(place)
+    _address(place)
     if scheme in OBJECTS:
         from ecg_llm.retrieve.lance import LanceStore
 
@@ -115,19 +130,101 @@ def open_store(place: str, folder: Path, name: str, dimension: int) -> Store:
     )
 
 
+def other_width(place: Path | str, held: int, given: int, way: str) -> StepError:
+    """Return the error of vectors that are as long as no other in the store.
+
+    Args:
+        place: Of the store.
+        held: Numbers of a vector that it holds.
+        given: Numbers of a vector of the embedder.
+        way: How to remove the index.
+    """
+    return StepError(
+        f"The index in {place} holds vectors of {held} numbers, and the embedder gives {given}; "
+        f"make it anew: {way} and run: ecg-llm index"
+    )
+
+
 def same_kind(one: str, other: str) -> bool:
     """Return whether two names of indexes differ in their digest alone."""
     return one.rpartition("-")[0] == other.rpartition("-")[0]
 
 
-def _refuse_password(place: str) -> None:
+def hosts_of(place: str) -> tuple[str, ...]:
+    """Return the hosts that the address of a store names: those the study may reach for it.
+
+    None for a folder or sockets; for a bucket its provider's (of Azure and S3 that of the account
+    and region in the environment). A host that the environment alone names is not among them.
+
+    Raises:
+        UsageError: as `open_store`.
+    """
+    scheme, found, _ = place.partition("://")
+    if not found:
+        return ()
+    parts = _address(place)
+    if scheme in SERVERS:
+        hosts = map(_host, parts.netloc.rpartition("@")[2].split(","))
+        return tuple(host for host in hosts if not is_socket(host))
+    if scheme == "gs":
+        return "storage.googleapis.com", "oauth2.googleapis.com"
+    if scheme == "s3" and (region := os.environ.get("AWS_REGION")):
+        by_name = os.environ.get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "").lower() in YES
+        return (f"{parts.netloc}." * by_name + f"s3.{region}.amazonaws.com",)
+    if scheme in ("az", "abfss"):
+        named = parts.netloc.partition("@")[2].partition(".")[0]
+        if account := named or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME"):
+            return (f"{account}.blob.core.windows.net",)
+    return ()
+
+
+def admit_objects(place: str) -> None:
+    """Let LanceDB connect to a place in object storage, wherever the environment leads it.
+
+    Raises:
+        EgressError: the study does not allow that host.
+        UsageError: the environment does not say which host it is.
+    """
+    scheme = place.partition("://")[0]
+    leading = [
+        value for name, value in sorted(os.environ.items()) if name.upper() in ENDPOINTS[scheme]
+    ]
+    hosts = [privacy.host_of(value) for value in leading if value] or hosts_of(place)
+    if not hosts:
+        raise UsageError(
+            f"Where {place} lies is not known; set AWS_REGION or, for Azure, "
+            f"AZURE_STORAGE_ACCOUNT_NAME in the environment."
+        )
+    for host in hosts:
+        privacy.admit(host)
+
+
+def is_socket(host: str) -> bool:
+    """Return whether what libpq takes for a host is a socket of this machine."""
+    return host[:1] in ("", "/", "@")
+
+
+def _host(part: str) -> str:
+    """Return the host of host:port or [host]:port."""
+    bare = part[1:].partition("]")[0] if part.startswith("[") else part.partition(":")[0]
+    return unquote(bare).lower()
+
+
+def _address(place: str) -> SplitResult:
+    """Return the parts of an address that may stand in study.yaml."""
     try:
-        parts = urlsplit(place)
-        parameters = parse_qs(parts.query)
+        parts = urlsplit(place, allow_fragments=False)
+        parameters = parse_qs(parts.query, keep_blank_values=True)
     except ValueError:
         raise UsageError("index.store is not a valid address; correct it.") from None
-    if parts.password is not None or "password" in parameters:
+    if parts.password is not None or SECRETS & parameters.keys():
         raise UsageError(
             "index.store holds a password, and study.yaml is no place for one; for PostgreSQL put "
             "it into PGPASSWORD or a pgpass file, for object storage into its own variables."
         )
+    if elsewhere := ELSEWHERE & parameters.keys():
+        raise UsageError(
+            f"index.store leads elsewhere with its parameter {min(elsewhere)}; name the host "
+            f"between // and the database, a folder of sockets as %2Ffolder."
+        )
+    return parts

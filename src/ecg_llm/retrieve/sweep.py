@@ -33,8 +33,9 @@ def variant(
         index: Its index.
         k: Passages that an arm is shown.
     """
+    index.embedder.embed(["The model is loaded before the clock starts."])
     started = time.monotonic()
-    counts = index.build(searched, languages)
+    built = index.build(searched, languages)
     took = time.monotonic() - started
     rows = measure.measured(questions, searched, index, max(k, measure.DEPTH), originals)
     alone = [question.question for question in questions[:TIMED]]
@@ -57,6 +58,6 @@ def variant(
         mrr=means.get("mrr", 0.0),
         ndcg_10=means.get("ndcg@10", 0.0),
         recall_20=means.get("recall@20", 0.0),
-        index_seconds=round(took, 3) if counts["embedded"] else 0.0,
+        index_seconds=round(took, 3) if built.embedded else 0.0,
         search_ms=round(search_ms, 2),
     )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from ecg_llm.citing import abstains
 from ecg_llm.config import Judge
 from ecg_llm.contracts import ChatModel, Decoding, Embedder, Message, Progress, Reply
-from ecg_llm.prompt import prompt_sha, render
+from ecg_llm.prompt import prompt_sha, quoted, render
 from ecg_llm.records import GRADES, Answer, Judgement, Passage, Question, Score, digest
 from ecg_llm.score.choice import json_objects
 from ecg_llm.score.overlap import blank, comparable, without_citations
@@ -165,8 +165,8 @@ def verdict_messages(question: Question, answer: Answer, passage: Passage | None
         evidence = [passage.text]
     asked = f"{question.question}\n\n{question.context}" if question.context else question.question
     values = {
-        "question": asked,
-        "reference": question.reference or "(none given)",
+        "question": quoted(asked),
+        "reference": quoted(question.reference) or "(none given)",
         "evidence": "\n\n".join(evidence) or "(none given)",
         "answer": text,
         "fence": f"=== {digest(question.question_id, text, length=12)} ===",

@@ -17,6 +17,7 @@ from ecg_llm.contracts import NO_ANSWER, Retriever
 from ecg_llm.prompt import target_reply
 from ecg_llm.records import LETTERS, Passage, Question, Variant
 from ecg_llm.train.template import Example, example
+from ecg_llm.words import stems
 
 COUNTS = (
     "open", "choice", "variants", "joined", "with_passages", "abstaining", "left_out",
@@ -365,12 +366,12 @@ def _tells(passage: Passage, item: _Item, right: Sequence[Passage]) -> bool:
             passage.start < other.end and other.start < passage.end
         ):
             return True
-    text, words = _plain(passage.text), _stems(passage.text)
+    text, words = _plain(passage.text), stems(passage.text)
     for part in item.parts:
         quotes = (part.evidence, *(span.text for span in part.joined))
         if any(quote.strip() and _plain(quote) in text for quote in quotes):
             return True
-        answer = _stems(_answer(part))
+        answer = stems(_answer(part))
         if answer and len(answer & words) >= TOLD * len(answer):
             return True
     return False
@@ -385,13 +386,6 @@ def _answer(row: Question) -> str:
 @lru_cache(4096)
 def _plain(text: str) -> str:
     return " ".join(text.lower().split())
-
-
-@lru_cache(4096)
-def _stems(text: str) -> frozenset[str]:
-    """Return the numbers of a text and the first five letters of its longer words."""
-    words = re.findall(r"\d+(?:[.,]\d+)*|[^\W\d_]{4,}", text.lower())
-    return frozenset(word[:5] for word in words)
 
 
 def _right(row: Question) -> tuple[str, ...]:

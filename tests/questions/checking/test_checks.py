@@ -33,7 +33,7 @@ def which(prompt):
 
 
 def letter_of(prompt, option):
-    return re.search(rf"^([A-Z])\) {re.escape(option)}$", prompt, re.MULTILINE).group(1)
+    return re.search(rf"^> ([A-Z])\) {re.escape(option)}$", prompt, re.MULTILINE).group(1)
 
 
 def verdict(name, why="it says so"):
@@ -212,7 +212,7 @@ def test_the_source_is_shown_to_the_grounded_pass_alone_and_the_question_not_to_
         of = which(prompt)
         assert (TORSADES.text in prompt) == (BLOCK.text in prompt) == (of == "grounded")
         assert ("What ends torsades" in prompt) == (of != "options_only")
-        assert ("Answer: C) Magnesium sulfate" in prompt) == (of == "grounded")
+        assert ("Answer:\n> C) Magnesium sulfate" in prompt) == (of == "grounded")
 
 
 def test_text_that_gives_orders_stays_between_its_markers():

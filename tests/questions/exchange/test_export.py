@@ -12,14 +12,14 @@ import pytest
 import yaml
 
 from ecg_llm.contracts import Task, UsageError
-from ecg_llm.prompt import question_messages
+from ecg_llm.prompt import one_line, question_messages
 from ecg_llm.questions.exchange.card import hub_licence
 from ecg_llm.questions.exchange.export import FORMS, TESTED, export, files_of, rows_of
 from ecg_llm.records import LETTERS, Document, Question, Span
 from ecg_llm.testing import FakeServer
 from ecg_llm.train import template
 
-TRAIN_TESTS = Path(__file__).parents[1] / "train"
+TRAIN_TESTS = Path(__file__).parents[2] / "train"
 TITLE = "A study: {{ of }} blocks"
 HARD = (
     'Was heißt "PR > 200 ms", {{ prompt }} {% if x %} {question} {}?\n\tZeile 2 \u2028 \\n | <b> #'
@@ -125,7 +125,7 @@ def test_alpaca_has_the_context_as_input_and_only_there(rows_by_form: Any) -> No
     for question in (q for q in PLACED if q.split == "train"):
         row = rows[question.question_id]
         assert row["input"] == question.context
-        assert question.question in row["instruction"]
+        assert one_line(question.question) in row["instruction"]
         assert "Zusammenhang" not in row["instruction"]
         assert row["output"] == template.example(question)["completion"][0]["content"]
 
@@ -309,7 +309,7 @@ def test_trl_trains_on_the_chats(tmp_path: Path, tiny: Path, form: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     learned = [tokenizer.decode(row["input_ids"]) for row in trainer.train_dataset]
     for question in (q for q in PLACED if q.split == "train"):
-        assert any(question.question in text for text in learned)
+        assert any(one_line(question.question) in text for text in learned)
 
 
 @pytest.mark.slow
@@ -366,9 +366,9 @@ def test_inspect_scores_what_a_server_says_to_the_tasks(tmp_path: Path) -> None:
 
     def reply(messages: list[dict[str, str]], body: dict[str, Any]) -> str:
         text = messages[-1]["content"]
-        (question,) = (q for q in tested if q.question in text)
+        (question,) = (q for q in tested if one_line(q.question) in text)
         assert question.context in text
-        assert all(option in text for option in question.options)
+        assert all(one_line(option) in text for option in question.options)
         asked.add(question.question_id)
         if question.kind == "open":
             return "zzz" if question.question_id in wrong else question.reference

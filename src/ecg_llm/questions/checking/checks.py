@@ -13,7 +13,15 @@ from typing import Any, NamedTuple, get_args
 
 from ecg_llm.config import Questions
 from ecg_llm.contracts import ChatModel, Decoding, Message, Progress, Reply
-from ecg_llm.prompt import original_letter, prompt_sha, render, rotated, without_fence
+from ecg_llm.prompt import (
+    lettered,
+    original_letter,
+    prompt_sha,
+    quoted,
+    render,
+    rotated,
+    without_fence,
+)
 from ecg_llm.questions.checking.verify import Problem, dropped
 from ecg_llm.questions.words import correct_option
 from ecg_llm.questions.writing.generate import window_text
@@ -89,25 +97,26 @@ def _asked(row: Question, check: CheckName, known: Mapping[str, Passage]) -> Ite
         yield Asked(row, check, 0, _grounded_messages(row, known))
         return
     for permutation in range(len(row.options)):
-        values = {"options": _listed(shown(row, permutation))}
+        values = {"options": quoted(lettered(shown(row, permutation)))}
         if check == "closed_book":
-            values["question"] = row.question
+            values["question"] = quoted(row.question)
         text = render(f"check_{check}", values)
         yield Asked(row, check, permutation, [Message(role="user", content=text)])
 
 
 def _grounded_messages(row: Question, known: Mapping[str, Passage]) -> list[Message]:
     names = dict.fromkeys((row.passage_id, *(span.passage_id for span in row.joined)))
-    answer = f"Answer: {row.reference}"
+    answer, options = row.reference, ""
     if row.kind == "choice":
-        options = shown(row)
-        letter = LETTERS[options.index(correct_option(row))]
-        answer = f"{_listed(options)}\n\nAnswer: {letter}) {correct_option(row)}"
+        listed = lettered(shown(row))
+        answer = listed.split("\n")[shown(row).index(correct_option(row))]
+        options = f"\n{quoted(listed)}\n"
     source = window_text([known[name] for name in names if name in known])
     values = {
         "text": source,
-        "question": row.question,
-        "answer": answer,
+        "question": quoted(row.question),
+        "options": options,
+        "answer": quoted(answer),
         "supported": CHOICE_SUPPORTED if row.kind == "choice" else "",
         "ambiguous": CHOICE_AMBIGUOUS if row.kind == "choice" else "",
     }
@@ -121,10 +130,6 @@ def shown(row: Question, permutation: int = 0) -> tuple[str, ...]:
     added; prompts that do not follow it stay in the reply cache.
     """
     return rotated(sorted(row.options), permutation)
-
-
-def _listed(options: Sequence[str]) -> str:
-    return "\n".join(f"{letter}) {text}" for letter, text in zip(LETTERS, options, strict=False))
 
 
 def schema(check: CheckName, options: int) -> dict[str, object]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ecg_llm import store
 from ecg_llm.contracts import Task, UsageError
-from ecg_llm.prompt import question_messages, render, target_reply
+from ecg_llm.prompt import context_text, one_line, question_messages, target_reply
 from ecg_llm.questions.exchange import card
 from ecg_llm.questions.exchange.card import SPLITS, filled
 from ecg_llm.records import LETTERS, TESTED, Document, Question, Split
@@ -196,10 +196,10 @@ def _lm_eval(question: Question) -> Fields:
 def _inspect(question: Question) -> Fields:
     """Return a sample; Inspect itself puts instruction and options around a choice question."""
     if question.kind == "choice":
-        parts = [render("context", {"context": question.context})] if question.context else []
+        parts = [context_text(question.context)] if question.context else []
         asked: Fields = {
-            "input": "\n\n".join([*parts, question.question]),
-            "choices": list(question.options),
+            "input": "\n\n".join([*parts, one_line(question.question)]),
+            "choices": [one_line(option) for option in question.options],
             "target": question.answer,
         }
     else:

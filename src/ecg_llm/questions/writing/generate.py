@@ -2,7 +2,6 @@
 
 import json
 import random
-import re
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -358,8 +357,7 @@ def window_text(window: Sequence[Passage]) -> str:
             section = passage.section
             parts.append(f"Section: {section}")
         parts.append(f"[{number}] {passage.text}")
-    # The markers around the text must stay the only ones.
-    return re.sub(r"<{3,}|>{3,}", lambda run: run.group()[:2], "\n\n".join(parts))
+    return "\n\n".join(parts)
 
 
 def _source(window: Window, slot: Slot) -> str:

@@ -174,16 +174,11 @@ def _job(row: Question, known: Mapping[str, Passage], settings: Questions) -> _J
     values = {
         "plan": "\n".join(f"{n}. {name}: {PLAN[name]}" for n, name in enumerate(plan, start=1)),
         "language": LANGUAGES.get(row.language, "the language of the question"),
-        "question": _unmarked(row.question),
-        "answer": _unmarked(row.reference),
+        "question": row.question,
+        "answer": row.reference,
         "text": window_text(source),
     }
     return _Job(row, source, plan, [Message(role="user", content=render("write_variants", values))])
-
-
-def _unmarked(text: str) -> str:
-    """Return a text that cannot end the block of data it stands in."""
-    return re.sub(r"<{3,}|>{3,}", lambda run: run.group()[:2], text)
 
 
 def _keys(job: _Job) -> list[tuple[Any, ...]]:

@@ -1,13 +1,13 @@
-"""Retrieval or the model: sentences and tables about answers with and without their source."""
+"""Retrieval or the model: counts of answers with and without their source as text and tables."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from ecg_llm.config import Study
 from ecg_llm.records import Estimate, Question, QuestionKind, Score
+from ecg_llm.report.blame import KNOWN, OUTCOMES, Blame, Pair, Shown
 from ecg_llm.report.counts import CountTable
 from ecg_llm.report.results import Cell, difference_row, number, short_label
-from ecg_llm.retrieve.blame import KNOWN, OUTCOMES, Blame, Pair, Shown
 from ecg_llm.retrieve.measure import DEPTH
 from ecg_llm.stats.estimate import estimates, holm
 
@@ -41,7 +41,7 @@ def sentence(counted: Blame) -> str:
         among = f"; the source of {counted.missed:,} is among the first {DEPTH} found"
         told += (
             f"of {count(held + part + lacked, noun)}{after}, {held:,} had the source in the prompt "
-            f"(the model)"
+            f"(not retrieval)"
             + (f", {part:,} had a part of it" if part else "")
             + f" and {lacked:,} did not (retrieval{among if counted.missed else ''})."
         )

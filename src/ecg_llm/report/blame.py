@@ -1,12 +1,12 @@
-"""Was it retrieval or the model? How answers fared with their source in the prompt and without."""
+"""Retrieval or the model: rows to counts of how answers fared with their source and without."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Literal, NamedTuple
 
+from ecg_llm.citing import abstains
 from ecg_llm.config import Arm
-from ecg_llm.contracts import NO_ANSWER
 from ecg_llm.records import Answer, Question, QuestionKind, Retrieval, Score
 
 RIGHT = 0.5
@@ -78,7 +78,7 @@ def marks(
 
     A choice is right where the letter is; an unreadable one is wrong, a failed one unrated. An open
     answer is right by the mean of the experts, else of the judges, else of the similarity to the
-    reference; without any it is unrated. Whoever says NO_ANSWER abstains, whatever the scores say.
+    reference; without any it is unrated. One that says NO_ANSWER abstains, whatever its scores.
     """
     asked = {row.question_id: row for row in questions}
     found = {row.question_id: row for row in retrievals}
@@ -148,9 +148,8 @@ def _mark(
     retrieving: bool,
 ) -> Mark:
     metric, value = _value(question, scores)
-    said = [s.value for s in scores if s.metric == "abstained" and s.value is not None]
     outcome: Outcome
-    if any(said) if said else NO_ANSWER in answer.text:
+    if question.kind == "open" and abstains(answer.text):
         outcome = "abstained"
     elif value is None:
         outcome = "unrated"

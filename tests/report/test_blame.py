@@ -3,7 +3,7 @@ import pytest
 from ecg_llm.config import Arm
 from ecg_llm.contracts import NO_ANSWER
 from ecg_llm.records import Answer, Citation, Question, Retrieval, Score, Span
-from ecg_llm.retrieve.blame import blame, marks, pairs
+from ecg_llm.report.blame import blame, marks, pairs
 
 ARMS = {
     "base": Arm(model="m"),
@@ -79,13 +79,19 @@ def test_an_open_answer_is_right_by_experts_else_judges_else_similarity(scores, 
     assert (made.metric, made.outcome) == (metric, outcome)
 
 
-def test_whoever_abstains_is_neither_right_nor_wrong():
-    assert mark(answer(text=f"{NO_ANSWER} [1]"), [score(0.0)]).outcome == "abstained"
-    judged = [score(0.25, metric="verdict"), score(1.0, metric="abstained")]
-    assert mark(answer(text="No."), judged, asked=question(kind="open")).outcome == "abstained"
-    denied = [score(1.0, metric="verdict"), score(0.0, metric="abstained")]
-    said = answer(text=f"Not: {NO_ANSWER}")
-    assert mark(said, denied, asked=question(kind="open")).outcome == "right"
+@pytest.mark.parametrize("text", [f"{NO_ANSWER} [1]", f"I am sorry. {NO_ANSWER.upper()}"])
+def test_an_open_answer_that_abstains_is_neither_right_nor_wrong(text):
+    asked = question(kind="open")
+    for value in (0.0, 1.0):
+        made = mark(answer(text=text), [score(value, metric="verdict")], asked=asked)
+        assert made.outcome == "abstained"
+    assert mark(answer(text="No."), [score(0.0, metric="verdict")], asked=asked).outcome == "wrong"
+
+
+def test_a_letter_decides_even_if_the_answer_abstains_as_well():
+    said = answer(text=f"{NO_ANSWER} The correct answer is A.")
+    assert mark(said, [score(1.0)]).outcome == "right"
+    assert mark(said, [score(0.0)]).outcome == "wrong"
 
 
 def test_the_source_is_shown_if_the_prompt_held_a_passage_with_it():
