@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 from support import make_study, run_cli
 
+from ecg_llm.records import Latency
+from ecg_llm.steps import read_table
+
 pytestmark = pytest.mark.slow
-TABLES = ("documents", "passages", "drafts", "questions", "training", "answers", "scores",
-          "estimates")  # fmt: skip
+TABLES = ("documents", "passages", "drafts", "questions", "retrieval", "training", "answers",
+          "scores", "estimates")  # fmt: skip
 
 
 def kill_when(folder: Path, pattern: str) -> bool:
@@ -50,7 +53,13 @@ def test_kills_in_the_middle_change_nothing(study: Path, tmp_path: Path) -> None
     for name in TABLES:
         ours, theirs = (base / f"{name}.jsonl" for base in (folder, study))
         assert ours.read_bytes() == theirs.read_bytes(), name
+    ours, theirs = (read_table(base / "latencies.jsonl", Latency) for base in (folder, study))
+    assert [row.key for row in ours] == [row.key for row in theirs]
+    # How long answers took is the one thing in the report that no two runs agree in.
+    shutil.copy(study / "latencies.jsonl", folder)
     report = "report/index.html"
+    (folder / report).unlink()
+    assert run_cli("report", "-C", str(folder)).returncode == 0
     assert (folder / report).read_bytes() == (study / report).read_bytes()
 
 

@@ -263,6 +263,44 @@ def test_an_entry_added_twice_is_held_once(made):
     assert_same(made().matching([{"st": 1.0}], 20)[0], bm25(entries, {"st": 1.0}, 20))
 
 
+def drop(store):
+    """Remove the table or tables of an index, and nothing that lies beside them."""
+    if isinstance(store, embedded.LanceStore):
+        store._connected().drop_table(NAME)
+    else:
+        for part in server_side.PARTS:
+            store._run(f'DROP TABLE "{NAME} {part}" CASCADE')
+
+
+def test_vectors_of_another_length_are_a_sentence_and_the_way_out_that_it_tells_works(
+    made, place, tmp_path
+):
+    def short(one):
+        return one._replace(vector=one.vector[:8] / np.linalg.norm(one.vector[:8]))
+
+    entries = odd_entries()
+    store = filled(made(), entries)
+    shorter = [short(one) for one in entries]
+    queries = np.stack([one.vector for one in shorter[:2]])
+    words = "holds vectors of 16 numbers, and the embedder gives 8; make it anew: .* ecg-llm index"
+    for work in (
+        lambda: store.nearest(queries, 5),
+        lambda: store.add([short(entry("new", 99))]),
+        lambda: open_store(place, tmp_path, NAME, 8).nearest(queries, 5),
+        lambda: open_store(place, tmp_path, NAME, 8).add([short(entry("new", 99))]),
+        lambda: open_store(place, tmp_path, NAME, 8).finish(),
+    ):
+        with pytest.raises(StepError, match=words) as caught:
+            work()
+        assert "\n" not in str(caught.value)
+    vector = entries[3].vector
+    assert_same(store.nearest(vector[None], 9)[0], cosines(entries, vector, 9))
+    drop(store)
+    filled(open_store(place, tmp_path, NAME, 8), shorter)
+    anew = open_store(place, tmp_path, NAME, 8)
+    assert_same(anew.nearest(queries[:1], 9)[0], cosines(shorter, queries[0], 9))
+
+
 def clustered(count):
     """Unit vectors around centres, so that neighbours are near."""
     chance = np.random.default_rng(4)
@@ -362,16 +400,40 @@ def test_a_build_is_the_same_bytes_whatever_the_order(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["vectors", "ids", "texts_ends", "postings", "clusters"])
-@pytest.mark.parametrize("harm", ["cut", "delete", "empty"])
+@pytest.mark.parametrize("harm", ["cut", "delete", "empty", "garbage"])
 def test_arrays_that_are_lost_or_broken_are_made_again(tmp_path, name, harm):
     entries = odd_entries()
     filled(lance(tmp_path), entries)
     (path,) = tmp_path.rglob(f"{name}.npy")
     if harm == "delete":
         path.unlink()
+    elif harm == "garbage":
+        garble(path, 128)
     else:
         path.write_bytes(path.read_bytes()[: -8 if harm == "cut" else 0])
-    assert_same(lance(tmp_path).matching([{"st": 1.0}], 9)[0], bm25(entries, {"st": 1.0}, 9))
+    store = lance(tmp_path)
+    assert_same(store.matching([{"st": 1.0}], 9)[0], bm25(entries, {"st": 1.0}, 9))
+    vector = entries[3].vector
+    assert_same(store.nearest(vector[None], 9)[0], cosines(entries, vector, 9))
+
+
+def garble(path, start, letter=b"\xff"):
+    """Overwrite a file's bytes in place, but for the first and as many last ones."""
+    content = path.read_bytes()
+    path.write_bytes(content[:start] + letter * (len(content) - 2 * start) + content[-start:])
+
+
+def test_arrays_that_are_broken_where_opening_does_not_look_are_made_again_all_the_same(tmp_path):
+    long = entry("long", 1, text="e" * 3_000_000)
+    filled(lance(tmp_path), [long, entry("b", 2)])
+    (path,) = tmp_path.rglob("texts.npy")
+    garble(path, 1_100_000)  # not text: a search finds out
+    store = lance(tmp_path)
+    assert store.entries(["long"])["long"].text == long.text
+    garble(path, 1_100_000, b"x")  # another text: a build finds out
+    store.finish()
+    assert store.entries(["long"])["long"].text == long.text
+    assert lance(tmp_path).entries(["long"])["long"].text == long.text
 
 
 @pytest.mark.parametrize("harm", ["cut", "delete"])
@@ -413,6 +475,60 @@ def test_a_lost_mark_of_what_was_finished_asks_for_another_build(tmp_path, harm)
     tag.unlink() if harm == "delete" else tag.write_bytes(b"{")
     with pytest.raises(StepError, match="ecg-llm index"):
         lance(tmp_path).matching([{"st": 1.0}], 9)
+
+
+def test_a_table_at_which_the_library_itself_breaks_is_a_sentence(tmp_path, monkeypatch):
+    filled(lance(tmp_path), odd_entries())
+    for path in tmp_path.rglob("*.manifest"):
+        path.write_bytes(b"\xff" * 4 + path.read_bytes()[4:])
+    for work in (lance(tmp_path).held, lambda: lance(tmp_path).matching([{"st": 1.0}], 9)):
+        with pytest.raises(StepError, match="make it anew with: ecg-llm index"):
+            work()
+    # Outside its threads the library raises what `except Exception` does not catch.
+    panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
+    store = lance(tmp_path)
+    for error, told in ((panic("range end"), StepError), (KeyboardInterrupt(), KeyboardInterrupt)):
+        monkeypatch.setattr(store, "_table", lambda error=error: (_ for _ in ()).throw(error))
+        with pytest.raises(told):
+            store.held()
+
+
+FILL = """
+import sys
+from pathlib import Path
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
+from test_stores import StepError, clustered, filled, lance
+try:
+    store = filled(lance(Path(sys.argv[2])), clustered(2000), 500)
+    print(len(store.held()), "held,", len(store.matching([{"st": 1.0}], 9)[0]), "found")
+except StepError as error:
+    print(error)
+"""
+SMALL_DISK = """
+set -e
+mount -t tmpfs -o size="$1" small "$5"
+"$2" -c "$3" "$4" "$5"
+mount -o remount,size=50m "$5"
+"$2" -c "$3" "$4" "$5"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["100k", "300k", "400k", "500k"])
+def test_a_full_disk_is_a_sentence_and_the_way_out_that_it_tells_works(tmp_path, size):
+    # The table's log, its rows, the folder of the arrays and the arrays do not fit, in this order.
+    if shutil.which("unshare") is None:
+        pytest.skip("needs unshare")
+    run = subprocess.run(
+        ["unshare", "-rm", "bash", "-c", SMALL_DISK, "bash", size, sys.executable, FILL,
+         str(Path(__file__).parent), str(tmp_path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if "unshare failed" in run.stderr or "mount:" in run.stderr:
+        pytest.skip("needs to mount a small disk")
+    full, again = run.stdout.splitlines()
+    assert full.endswith("the disk is full: make space, then run again")
+    assert again == "2000 held, 9 found"
 
 
 def test_a_place_that_is_a_file_is_a_sentence(tmp_path):
@@ -533,6 +649,7 @@ def test_what_a_server_refuses_is_one_sentence(server, monkeypatch):
     base = server.rpartition("/")[0]
     assert "check that it runs" in told(f"postgresql://u@127.0.0.1:{free_port()}/x")
     assert "does not exist" in told(f"{base}/absent")
+    assert "schema" in told(f"{base}/postgres?options=-csearch_path%3Dnope")
     assert "check" in told("postgresql://u@no-such-host.invalid/x?connect_timeout=2")
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute("CREATE DATABASE bare")
@@ -546,6 +663,48 @@ def test_what_a_server_refuses_is_one_sentence(server, monkeypatch):
                           DIMENSION).held()) == 0  # fmt: skip
     monkeypatch.setenv("PGPASSWORD", "wrong")
     assert "password authentication failed" in told(server)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", server_side.PARTS)
+def test_an_index_that_lost_a_table_is_made_anew(server, part):
+    import psycopg
+
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE without_{part}")
+    place = f"{server.rpartition('/')[0]}/without_{part}"
+    entries = odd_entries()
+    filled(open_store(place, Path(), NAME, DIMENSION), entries)
+    with psycopg.connect(place, autocommit=True) as connection:
+        connection.execute(f'DROP TABLE "{NAME} {part}" CASCADE')
+    store = open_store(place, Path(), NAME, DIMENSION)
+    assert store.held() == {}
+    filled(store, entries)
+    assert store.held() == {one.passage_id: one.version for one in entries}
+    assert_same(store.matching([{"st": 1.0}], 9)[0], bm25(entries, {"st": 1.0}, 9))
+    vector = entries[3].vector
+    assert_same(store.nearest(vector[None], 9)[0], cosines(entries, vector, 9))
+    assert store.vectors(["p003"])[1][0] != 0
+
+
+@pytest.mark.slow
+def test_a_server_whose_disk_is_full_asks_for_space(server):
+    import psycopg
+
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE full_disk")
+    place = f"{server.rpartition('/')[0]}/full_disk"
+    store = filled(open_store(place, Path(), NAME, DIMENSION), odd_entries()[:5])
+    with psycopg.connect(place, autocommit=True) as connection:
+        connection.execute(
+            "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full'; END $$"
+        )
+        connection.execute(
+            f'CREATE TRIGGER fail BEFORE INSERT ON "{NAME} entries" EXECUTE FUNCTION fail()'
+        )
+    with pytest.raises(StepError, match="make space, then run again"):
+        store.add(odd_entries())
 
 
 @pytest.mark.slow
@@ -584,8 +743,20 @@ def test_a_search_goes_on_after_its_connection_was_lost(server):
 
 @pytest.mark.slow
 def test_object_storage_that_does_not_answer_is_a_sentence(bucket, tmp_path, monkeypatch):
-    with pytest.raises(StepError, match="keys in the environment"):
-        open_store("s3://absent/index", tmp_path, NAME, DIMENSION).finish()
+    def told(place):
+        found = []
+        store = open_store(place, tmp_path, NAME, DIMENSION)
+        for work in (store.held, store.finish, lambda: store.matching([{"st": 1.0}], 9)):
+            with pytest.raises(StepError, match="keys in the environment") as caught:
+                work()
+            found.append(str(caught.value))
+        assert len(set(found)) == 1
+        return found[0]
+
+    words = "cannot be reached or has no such bucket ({}); check its address"
+    assert words.format("NoSuchBucket") in told("s3://absent/index")
+    monkeypatch.setenv("AWS_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    assert words.format("Connection refused") in told(f"{bucket}/index")
 
 
 CLOUD = [name for names in stores.ENDPOINTS.values() for name in names] + [

@@ -30,11 +30,11 @@ RENEWED = 10.0
 """Seconds after which a search looks again whether an index in object storage was rebuilt."""
 KEPT = timedelta(days=36_500)
 GONE = timedelta(milliseconds=1)
-FAILURES = (OSError, RuntimeError, ValueError)
-"""What LanceDB raises, whatever is the matter."""
+FAILURES = (OSError, RuntimeError, ValueError, KeyError)
+"""What LanceDB and pyarrow raise, whatever is the matter."""
 PANIC = "pyo3"
 """How the modules begin whose exceptions LanceDB raises where its own code breaks."""
-FULL = re.compile("No space left|Disk quota exceeded|requested and")
+FULL = re.compile(r"No space left|Disk quota exceeded|\d requested and \d+ written")
 """In what LanceDB, the system and numpy say of a disk that is full."""
 FORBIDDEN = re.compile("Permission denied|Read-only file system")
 REACHING = re.compile("RetryError|Error performing")
@@ -207,12 +207,13 @@ class LanceStore:
         while True:
             mark = self._finished()
             found = self._arrays  # not read twice: another thread may discard it
-            if found is not None and mark == self._mark:
+            if found is not None and mark == self._mark and not whole:
                 return found
             try:
                 with self._told():
                     self._arrays = self._opened_arrays(mark, whole)
                 self._mark = mark
+                whole = False  # looked through now
             except StepError:
                 # The state may have given way to a newer one while it was being read.
                 self._looked = 0.0

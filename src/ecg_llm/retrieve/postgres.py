@@ -381,6 +381,7 @@ class PostgresStore:
                 f"The schema that {self.place} leads to does not exist or is closed to this user; "
                 f"create it or correct index.store, then run again."
             )
+        self._require_held()
         lock = "SELECT pg_try_advisory_lock(hashtextextended('ecg-llm ' || current_schema(), 0))"
         ((self._locked,),) = self._run(lock)
         if not self._locked:
@@ -397,7 +398,6 @@ class PostgresStore:
                     self._run("DROP TABLE {other} CASCADE", other=own)
             for statement in filter(str.strip, MAKE.split(";")):
                 self._run(statement)
-        self._require_held()
 
     def _require_held(self) -> None:
         """Refuse to go on with a table whose vectors are of another length."""
