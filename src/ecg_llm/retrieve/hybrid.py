@@ -29,9 +29,6 @@ QUERIES = 64
 PROBE = "the length of a vector"
 SPREAD = 100
 """A side's scores are standardised by the mean and the deviation of so many of its best."""
-FLATTEST = 0.25
-"""Share of the best BM25 score that the deviation counts as at least: one match among hundreds of
-passages without any would outweigh everything."""
 NUMBER_FORMAT = re.compile(r"-(?:float32|float16|bfloat16)$")
 
 
@@ -222,15 +219,12 @@ def named(query: str, expansions: Sequence[Expansion]) -> str:
     return " ".join([query, *(found.other[0] for found in expansions if not found.named)])
 
 
-def standardised(scores: "NDArray[np.floating]", least: float = 0.0) -> "NDArray[np.floating]":
-    """Return scores minus the mean of the best of them, by their deviation or, if more, by `least`.
-
-    0 where all are equal.
-    """
+def standardised(scores: "NDArray[np.floating]") -> "NDArray[np.floating]":
+    """Return scores minus the mean of the best of them, by their deviation; 0 if all are equal."""
     import numpy as np
 
     best = np.sort(scores)[-SPREAD:]
-    spread = max(float(best.std()), least)
+    spread = best.std()
     return (scores - best.mean()) / spread if spread > 1e-6 else np.zeros_like(scores)
 
 
