@@ -517,7 +517,8 @@ def cut_passages(work: Work, study: config.Study, models: "Models") -> Iterator[
     rows = [row for row in readable if row.engine != given.ENGINE]
     made = work.made(Passage)
     have = {row.doc_id for row in made} - {made[-1].doc_id if made else ""}  # it may lack its end
-    own = {row.passage_id for row in made}
+    papers = {row.doc_id for row in rows}
+    own = {row.passage_id for row in made if row.doc_id in papers}
     for done, row in enumerate(rows, start=1):
         if row.doc_id not in have:
             text = read_text(work.folder, row)
@@ -526,20 +527,13 @@ def cut_passages(work: Work, study: config.Study, models: "Models") -> Iterator[
                 yield passage
         work.progress(done, len(rows))
     ready = steps.read_table(work.folder / GIVEN, GivenPassage)
-    taken = {row.passage_id for row in made if row.doc_id in _given_ids(documents)}
     for passage in given.passages(ready, models.embedder.count_tokens):
-        if passage.passage_id in own - taken:
+        if passage.passage_id in own:
             raise StepError(
                 f"{GIVEN} and {study.literature} both hold a passage {passage.passage_id}; give "
                 f"it another passage_id."
             )
         yield passage
-
-
-def _given_ids(documents: Sequence[Document]) -> set[str]:
-    from ecg_llm.corpus import given
-
-    return {row.doc_id for row in documents if row.engine == given.ENGINE}
 
 
 def draw_splits(work: Work, study: config.Study) -> Iterator[Row]:

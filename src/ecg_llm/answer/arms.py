@@ -103,6 +103,8 @@ def answers(
         held = len(batch) - len(todo)
         if held:
             progress(start + held, len(every))
+        if not todo:
+            continue
         for number, made in enumerate(asked.answered(todo), start=1):
             yield made
             progress(start + held + number, len(every))

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -203,6 +203,7 @@ def expansion_terms(expansions: Sequence[Expansion]) -> dict[str, float]:
     return added
 
 
+@lru_cache(8)
 def parse(text: str, name: str) -> Lexicon:
     """Return the lexicon in a YAML text; NO and 12 are words there, like all other values.
 
