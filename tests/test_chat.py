@@ -525,3 +525,10 @@ def test_a_stream_from_a_server_that_fails_is_an_error_row_and_one_that_is_absen
         stream(ApiModel(ApiModelConfig(kind="api", base_url=url, model="fake")))
     with FakeServer(echo) as server, pytest.raises(ServerError, match="base_url"):
         stream(ApiModel(settings(server, base_url=server.base_url + "/wrong")))
+
+
+def test_half_a_character_in_a_reply_can_be_stored(tmp_path):
+    with FakeServer(lambda messages, body: "half \ud83d end") as server:
+        model = ApiModel(settings(server), tmp_path / "cache.sqlite")
+        (reply,) = model.generate([ask("a")], Decoding())
+    assert reply.text.encode("utf-8") == b"half ? end"

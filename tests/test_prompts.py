@@ -3,10 +3,11 @@
 import re
 from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
+from typing import Literal
 
 import pytest
 
-from ecg_llm.config import Checks, Questions
+from ecg_llm.config import Checks, Judge, Questions
 from ecg_llm.contracts import Decoding, Task, Window
 from ecg_llm.prompt import lettered, one_line, question_messages, target_reply
 from ecg_llm.questions.checking.checks import checks
@@ -14,7 +15,8 @@ from ecg_llm.questions.exchange.export import rows_of
 from ecg_llm.questions.writing.generate import LlmWriter
 from ecg_llm.questions.writing.variants import variants
 from ecg_llm.records import Answer, CheckName, Passage, Question, QuestionKind
-from ecg_llm.score.judge import verdict_messages
+from ecg_llm.score.facts import check_messages, list_messages
+from ecg_llm.score.judging import judgements
 from ecg_llm.testing import FakeChatModel, passage
 
 HARMLESS = "Torsades de pointes"
@@ -58,9 +60,19 @@ def checked(text: str, kind: str, check: CheckName) -> str:
     return model.prompts[0][-1]["content"]
 
 
-def graded(text: str) -> str:
+def judged(text: str, mode: Literal["verdict", "ranking"], *, again: bool = False) -> str:
+    model = FakeChatModel(lambda messages: text)
+    answers = [Answer(question_id="q", arm=arm, text=text) for arm in ("one", "two")]
+    items = [(row(text), answer) for answer in answers]
+    settings = Judge(model="m", modes=(mode,))
+    list(judgements("judge", model, items, {row(text).passage_id: placed(text)}, settings, 0))
+    chats = [chat for chat in model.prompts if (len(chat) > 1) == again]
+    return chats[0][-1]["content"]
+
+
+def looked_through(text: str) -> str:
     answer = Answer(question_id="q", arm="arm", text=text)
-    return verdict_messages(row(text), answer, placed(text))[0]["content"]
+    return check_messages(row(text), answer, (text, "A fact."))[0]["content"]
 
 
 def written(text: str, kind: QuestionKind, *, joined: bool = False, place: int = 0) -> str:
@@ -78,7 +90,9 @@ def varied(text: str) -> str:
 
 
 BUILDERS: Mapping[str, list[Callable[[str], str]]] = {
+    "ask_again": [lambda text: judged(text, "verdict", again=True)],
     "check_closed_book": [lambda text: checked(text, "choice", "closed_book")],
+    "check_facts": [looked_through],
     "check_grounded": [
         lambda text: checked(text, "open", "grounded"),
         lambda text: checked(text, "choice", "grounded"),
@@ -86,9 +100,11 @@ BUILDERS: Mapping[str, list[Callable[[str], str]]] = {
     "check_options_only": [lambda text: checked(text, "choice", "options_only")],
     "choice": [lambda text: asked(text, "choice")],
     "context": [lambda text: asked(text, "open"), exported],
+    "list_facts": [lambda text: list_messages(row(text))[0]["content"]],
     "open": [lambda text: asked(text, "open")],
     "passages": [lambda text: asked(text, "open")],
-    "verdict": [graded],
+    "ranking": [lambda text: judged(text, "ranking")],
+    "verdict": [lambda text: judged(text, "verdict")],
     "write_choice": [lambda text: written(text, "choice")],
     "write_joined": [lambda text: written(text, "open", joined=True)],
     "write_open": [lambda text: written(text, "open")],

@@ -23,7 +23,7 @@ from ecg_llm.contracts import (
     ServerError,
     StepError,
 )
-from ecg_llm.endpoints import Endpoint, RequestFailed, first_line
+from ecg_llm.endpoints import Endpoint, RequestFailed, first_line, sendable
 from ecg_llm.records import digest
 from ecg_llm.streaming import Speaker
 
@@ -159,6 +159,16 @@ class ApiModel:
             if reply.status != "error":
                 cache.put(key, self.name, reply)
             return reply
+
+    def kept(
+        self, prompts: Sequence[Messages], decoding: Decoding, schemas: Sequence[Schema | None]
+    ) -> list[bool]:
+        """Return of each prompt whether the cache holds its reply."""
+        with _open_cache(self._cache) as cache:
+            return [
+                cache.get(self._key(messages, decoding, schema)) is not None
+                for messages, schema in zip(prompts, schemas, strict=True)
+            ]
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return an upper estimate of each text's tokens: one for every three characters."""
@@ -371,9 +381,9 @@ def _certain(text: str) -> str:
 def _text(content: object) -> str:
     """Return the text of a message, which some servers send as a list with thoughts in it."""
     if not isinstance(content, list):
-        return content if isinstance(content, str) else ""
+        return sendable(content) if isinstance(content, str) else ""
     parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
-    return "".join(str(part.get("text", "")) for part in parts)
+    return sendable("".join(str(part.get("text", "")) for part in parts))
 
 
 def _response_format(form: str, schema: Schema) -> dict[str, object]:

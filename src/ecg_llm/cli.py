@@ -355,10 +355,16 @@ def scores(
     overrides: Overrides = None,
     limit: Limit = None,
     retry: Retry = False,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Only say what the judges would be asked for.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Score every answer by every layer that is switched on."""
     if context.invoked_subcommand:
+        return
+    if preview:
+        _preview_scores(study, overrides, limit, as_json)
         return
     _run(study, "scores", overrides, limit, retry=retry)
     if as_json:
@@ -367,12 +373,36 @@ def scores(
         _print_step(study, "scores")
 
 
+def _preview_scores(
+    folder: Path, overrides: Sequence[str] | None, limit: int | None, as_json: bool
+) -> None:
+    from ecg_llm.commands import scores as judging
+
+    _, settings, models = _bound(folder, overrides, limit)
+    found = judging.preview(folder, settings, models)
+    if as_json:
+        console.figures({"judges": [load._asdict() for load in found]})
+        return
+    console.table(
+        ("judge", "mode", "requests", "kept", "tokens", "cost"),
+        [(*load[:2], *(f"{n:,}" for n in load[2:5]), f"{load.cost:,.2f}") for load in found],
+    )
+    console.say(
+        "Tokens are estimated, replies at 150; kept ones lie in the cache and cost nothing."
+    )
+
+
 @scores_app.command("parse")
-def scores_parse(as_json: AsJson = True) -> None:
+def scores_parse(
+    parser: Annotated[
+        str, typer.Option(help="strict: the form asked for alone; tolerant: as a reader takes it.")
+    ] = "tolerant",
+    as_json: AsJson = True,
+) -> None:
     """Read the letter out of replies: lines of {"text", "options"} on standard input."""
     from ecg_llm.score import choice
 
-    for line in choice.parse_lines(sys.stdin):
+    for line in choice.parse_lines(sys.stdin, parser):
         if as_json:
             console.figures(line)
         else:
@@ -757,7 +787,7 @@ def _run(
 
     `prepare` is called once the study is held alone.
     """
-    from ecg_llm import registry, steps
+    from ecg_llm import pipeline, registry, steps
 
     bound, settings, _ = _bound(folder, overrides, limit)
     target = {"train": "retention"}.get(to, to)
@@ -765,9 +795,11 @@ def _run(
         known = [name for name in bound.steps if "/" not in name]
         raise UsageError(f"There is no step {to!r}{registry.suggestion(to, known)}")
     results = []
+    needed = steps.needed(bound, target)
+    pipeline.check_judges(settings, needed)
     with steps.locked(folder), _guarded(settings) as guard:
         prepare()
-        for name in steps.needed(bound, target):
+        for name in needed:
             try:
                 with console.progress(name) as bar:
                     result = steps.run(

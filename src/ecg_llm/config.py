@@ -203,6 +203,8 @@ class LocalModelConfig(Section):
     quantization: Literal["none", "nf4"] = "none"
     """nf4 needs CUDA and bitsandbytes."""
     batch: int = Field(default=8, ge=1)
+    family: str = ""
+    """The family of models it belongs to, like llama; empty: told from its name."""
 
 
 class NanoModelConfig(Section):
@@ -234,6 +236,8 @@ class ApiModelConfig(Section):
     price_in: float = 0.0
     """Per million tokens, for the cost shown."""
     price_out: float = 0.0
+    family: str = ""
+    """The family of models it belongs to, like claude; empty: told from its name."""
 
     @property
     def name(self) -> str:
@@ -524,6 +528,23 @@ class Judge(Section):
 
     model: str
     """Entry of models (kind api or local)."""
+    modes: tuple[Literal["verdict", "ranking"], ...] = Field(default=("verdict",), min_length=1)
+    """verdict: each answer alone, on the experts' scale. ranking: answers side by side."""
+    block: int = Field(default=4, ge=2, le=6)
+    """Answers ranked in one prompt."""
+    orders: int = Field(default=5, ge=5)
+    """How often each answer of a question is ranked, every time in another order."""
+    related: Literal["refuse", "allow"] = "refuse"
+    """What happens where the judge is of the family of models that wrote the questions."""
+    max_tokens: int = 1024
+    temperature: float = 0.0
+
+
+class Facts(Section):
+    """Key facts: listed once for each reference, then looked for in every answer."""
+
+    model: str = ""
+    """Entry of models (kind api or local); empty: no key facts."""
     max_tokens: int = 1024
     temperature: float = 0.0
 
@@ -534,7 +555,13 @@ class Scores(Section):
     overlap: bool = True
     bertscore: bool = True
     encoder: str = "minilm"
-    """Encoder of BERTScore and of the similarity grader."""
+    """Encoder of BERTScore: "minilm" (packaged), a folder or a Hugging Face id."""
+    layer: int | None = Field(default=None, ge=1)
+    """Layer whose vectors BERTScore compares; empty: the one bert-score tuned for this encoder, and
+    the last one of others."""
+    rescale: bool = False
+    """Rescale BERTScore with the baseline that bert-score carries for this encoder."""
+    facts: Facts = Facts()
     judges: dict[str, Judge] = {}
     ratings: tuple[str, ...] = ("ratings/*.jsonl",)
     """Imported ratings, relative to the study folder."""
@@ -663,6 +690,11 @@ class Study(Section):
             wanted.append((f"adapters.{name}.model", adapter.model, self.models, "models"))
         for name, judge in self.scores.judges.items():
             wanted.append((f"scores.judges.{name}.model", judge.model, self.models, "models"))
+        if "facts" in self.scores.judges:
+            raise ValueError("scores.judges: no judge may be named facts; key facts go by it")
+        if self.scores.facts.model:
+            model = self.scores.facts.model
+            wanted.append(("scores.facts.model", model, self.models, "models"))
         if self.questions.writer == "llm":
             for model in self.questions.writers:
                 wanted.append(("questions.model", model, self.models, "models"))

@@ -280,6 +280,20 @@ class Window(NamedTuple):
     """Place among the document's windows of this sort: the plan of its questions goes by it."""
 
 
+class Block(NamedTuple):
+    """Answers to one question that a judge ranked side by side."""
+
+    question_id: str
+    judge: str
+    arms: tuple[str, ...]
+    """By slot, as they were shown."""
+    places: tuple[int, ...]
+    """By slot, 1 is best; answers that the judge found equally good share a place."""
+    words: tuple[int, ...]
+    """By slot, the length of each answer."""
+    repeat: int = 0
+
+
 @runtime_checkable
 class Writer(Protocol):
     """Windows of passages to drafts of questions."""
@@ -294,7 +308,10 @@ class Writer(Protocol):
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Answers to scores: one score for each (answer, metric) that applies, whatever happened."""
+    """Answers to scores: one for each (answer, metric) that applies, whatever happened.
+
+    A metric of several answers together has one score, in the row of the first.
+    """
 
     @property
     def metrics(self) -> tuple[str, ...]:

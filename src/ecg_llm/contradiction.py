@@ -234,9 +234,8 @@ def contradiction(claim: str, text: str, given: str = "") -> str:
     negation where what it is said of is affirmed there, or the other way round. Whether the text is
     about the same thing is not asked.
     """
-    lacking = _lacking(claim, text, given)
-    if lacking:
-        return f"not there: {', '.join(lacking)}"
+    if absent := lacking(claim, text, given):
+        return f"not there: {', '.join(absent)}"
     turned = _turned(claim, text)
     if turned:
         return f"the other way round: {turned}"
@@ -289,12 +288,13 @@ def _numbered(text: str) -> str:
     return NUMBERED.sub(marked, text)
 
 
-def _lacking(claim: str, text: str, given: str) -> list[str]:
+def lacking(claim: str, text: str, given: str = "") -> list[str]:
+    """Return the quantities, numbers of types and leads of a claim that neither text holds."""
     held = quantities(text) | quantities(given)
     values = {quantity.value for quantity in held} | _ordinals(text) | _ordinals(given)
     names = leads(text) | leads(given)
     values |= {int(ROMAN[name.lower()]) for name in names if name.lower() in ROMAN}
-    lacking = [
+    absent = [
         str(quantity)
         for quantity in sorted(quantities(claim))
         if quantity not in held
@@ -302,8 +302,8 @@ def _lacking(claim: str, text: str, given: str) -> list[str]:
         and not (quantity.unit == "" and quantity.value in values)
     ]
     numbered = {int(word[1:]) for word in _tokens(claim) if word[0] == "#"}
-    lacking += [str(number) for number in sorted(numbered - values)]
-    return lacking + sorted(leads(claim) - names)
+    absent += [str(number) for number in sorted(numbered - values)]
+    return absent + sorted(leads(claim) - names)
 
 
 def _ordinals(text: str) -> set[int]:

@@ -29,6 +29,7 @@ from ecg_llm.contracts import (
 )
 from ecg_llm.records import (
     DOCUMENT_REASONS,
+    TABLES,
     TESTED,
     Answer,
     Check,
@@ -38,6 +39,7 @@ from ecg_llm.records import (
     GivenPassage,
     IndexVariant,
     Judgement,
+    KeyFacts,
     Latency,
     Overlap,
     PageQuality,
@@ -45,6 +47,7 @@ from ecg_llm.records import (
     Placement,
     Question,
     Rating,
+    Reliability,
     Retention,
     Retrieval,
     Revision,
@@ -73,6 +76,8 @@ GIVEN = "given.jsonl"
 """Ready passages that `ecg-llm index --from` took over, in the study folder."""
 SHOWING = {"k", "order", "passage_tokens"}
 """Settings of answers that concern arms with passages."""
+FACTS = "facts"
+"""The name under which answers are looked through for key facts; no judge may have it."""
 RETENTION_LIMIT = 200
 """Questions of an outside set and kind, at most, that show what an adapter forgot."""
 
@@ -209,21 +214,31 @@ def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Ste
             lambda work: score_answers(work, study, models, ratings),
             "scores.jsonl",
             Score,
-            inputs=("passages", "questions", "answers", "judgements"),
+            inputs=("passages", "questions", "answers", "facts", "judgements"),
             files=ratings,
             parameters={
-                **study.scores.model_dump(mode="json", exclude={"judges", "ratings"}),
+                **study.scores.model_dump(mode="json", exclude={"judges", "facts", "ratings"}),
                 "embedder": models.search_parameters["embedder"],
                 "citing": citing.VERSION,
             },
+            version=2,
+        ),
+        Step(
+            "reliability",
+            lambda work: measure_reliability(work, study),
+            "reliability.jsonl",
+            Reliability,
+            inputs=("questions", "answers", "judgements", "scores"),
+            parameters={"resamples": study.estimates.resamples, "seed": study.seed},
         ),
         Step(
             "estimates",
             lambda work: estimate_scores(work, study, ratings),
             "estimates.jsonl",
             Estimate,
-            inputs=("questions", "scores"),
+            inputs=("questions", "answers", "judgements", "scores"),
             parameters={**study.estimates.model_dump(mode="json"), "seed": study.seed},
+            version=2,
         ),
     ]
     aside = ("index", "sweeps", "index-sweep")
@@ -421,7 +436,22 @@ def _answer_steps(study: config.Study, models: "Models") -> list[Step]:
 
 
 def _judgement_steps(study: config.Study, models: "Models") -> list[Step]:
-    """Return a step for each judge, and the one that joins their tables."""
+    """Return the steps of key facts and of each judge, and the one that joins their tables."""
+    settings = study.scores.facts
+    reader = {**settings.model_dump(mode="json"), "model": _identity(study, settings.model)}
+    listed = Step(
+        "facts",
+        lambda work: list_key_facts(work, study, models),
+        "facts.jsonl",
+        KeyFacts,
+        inputs=("questions",),
+        parameters={
+            **reader,
+            "prompts": prompt.version("list_facts", "ask_again"),
+            "limit": study.answers.limit,
+            "seed": study.seed,
+        },
+    )
     found = [
         Step(
             f"judgements/{name}",
@@ -432,12 +462,25 @@ def _judgement_steps(study: config.Study, models: "Models") -> list[Step]:
             parameters={
                 **judge.model_dump(mode="json"),
                 "model": _identity(study, judge.model),
-                "prompts": prompt.version("verdict"),
+                "prompts": prompt.version(*judge.modes, "ask_again"),
+                "seed": study.seed,
             },
+            version=2,
         )
         for name, judge in study.scores.judges.items()
     ]
-    return [*found, _joined("judgements", Judgement, found)]
+    if settings.model:
+        found.append(
+            Step(
+                f"judgements/{FACTS}",
+                lambda work: check_key_facts(work, study, models),
+                f"parts/judgements/{FACTS}.jsonl",
+                Judgement,
+                inputs=("questions", "answers", "facts"),
+                parameters={**reader, "prompts": prompt.version("check_facts", "ask_again")},
+            )
+        )
+    return [listed, *found, _joined("judgements", Judgement, found)]
 
 
 def read_documents(work: Work, study: config.Study, literature: Path) -> Iterator[Row]:
@@ -956,33 +999,117 @@ def _answers_joined(parts: Sequence[Step]) -> Step:
 
 
 def judge_answers(work: Work, study: config.Study, name: str, models: "Models") -> Iterator[Row]:
-    """Have one judge give its verdict on every open answer."""
-    from ecg_llm.score import judge
+    """Have one judge judge the open answers, in all its modes."""
+    from ecg_llm.score.judging import judgements
 
     settings = study.scores.judges[name]
-    questions = {row.question_id: row for row in work.table(Question)}
-    items = [
-        (questions[answer.question_id], answer)
-        for answer in work.table(Answer)
-        if questions[answer.question_id].kind == "open"
-    ]
-    passages = {row.passage_id: row for row in work.table(Passage)}
-    yield from judge.verdicts(
+    work.notes += kinship(study, name)
+    for row in judgements(
         name,
         models.chat(settings.model),
-        items,
-        passages,
+        open_items(work.table(Question), work.table(Answer)),
+        {row.passage_id: row for row in work.table(Passage)},
+        settings,
+        study.seed,
+        done={row.key[0] for row in work.done},
+        progress=work.progress,
+    ):
+        yield row
+        work.remark(models.spent())
+
+
+def check_judges(study: config.Study, needed: Collection[str]) -> None:
+    """Refuse now what one of these steps would refuse after hours of answers.
+
+    Raises:
+        UsageError: a judge is related to a model that wrote questions or training examples.
+    """
+    for name in study.scores.judges:
+        if f"judgements/{name}" in needed:
+            kinship(study, name)
+
+
+def kinship(study: config.Study, judge: str) -> list[str]:
+    """Return warnings about a judge that is related to a contestant, or of unknown family.
+
+    Raises:
+        UsageError: it is related to a model that wrote questions or training examples.
+    """
+    from ecg_llm.score import families
+
+    def kin(name: str) -> families.Kin:
+        model = study.models[name]
+        if isinstance(model, config.ApiModelConfig):
+            return families.Kin(model.name, families.family(model.name, model.family))
+        if isinstance(model, config.LocalModelConfig):
+            return families.Kin(model.id, families.family(model.id, model.family))
+        return families.Kin(name, frozenset())
+
+    settings, questions = study.scores.judges[judge], study.questions
+    writers = questions.writers if questions.writer == "llm" else ()
+    writers = (*writers, *filter(None, [questions.variants.model]))
+    return families.check(
+        judge,
+        settings,
+        kin(settings.model),
+        map(kin, writers),
+        (kin(arm.model) for arm in study.arms.values()),
+    )
+
+
+def list_key_facts(work: Work, study: config.Study, models: "Models") -> Iterator[Row]:
+    """Have the model of scores.facts list the facts of each reference; none where it is not set."""
+    from ecg_llm.score import facts
+
+    settings = study.scores.facts
+    if not settings.model:
+        return
+    questions = [row for row in tested(work.table(Question), study) if row.kind == "open"]
+    unread: list[str] = []
+    for row in facts.list_facts(
+        models.chat(settings.model),
+        questions,
         settings,
         done={row.key[0] for row in work.done},
         progress=work.progress,
-    )
+    ):
+        if not row.facts:
+            unread.append(row.reason)
+        yield row
+        work.remark(models.spent())
+    if unread:
+        work.notes.append(f"{len(unread):,} references have no key facts ({unread[0]})")
+
+
+def check_key_facts(work: Work, study: config.Study, models: "Models") -> Iterator[Row]:
+    """Have the model of scores.facts look for the key facts in every open answer."""
+    from ecg_llm.score import facts
+
+    for row in facts.check_facts(
+        models.chat(study.scores.facts.model),
+        open_items(work.table(Question), work.table(Answer)),
+        {row.question_id: row for row in work.table(KeyFacts)},
+        study.scores.facts,
+        done={row.key[0] for row in work.done},
+        progress=work.progress,
+    ):
+        yield row
+        work.remark(models.spent())
+
+
+def open_items(
+    questions: Sequence[Question], answers: Sequence[Answer]
+) -> list[tuple[Question, Answer]]:
+    """Return every answer to an open question, with its question."""
+    of = {row.question_id: row for row in questions if row.kind == "open"}
+    return [(of[row.question_id], row) for row in answers if row.question_id in of]
 
 
 def score_answers(
     work: Work, study: config.Study, models: "Models", ratings: Sequence[Path]
 ) -> Iterator[Row]:
     """Score every answer by every layer that is switched on."""
-    from ecg_llm.score import choice, human, judge, overlap
+    from ecg_llm.score import bert, choice, facts, human, overlap, ranking, similarity, verdict
     from ecg_llm.score import citing as cited
 
     questions = {row.question_id: row for row in work.table(Question)}
@@ -996,19 +1123,54 @@ def score_answers(
     if study.scores.overlap:
         scorers.append(overlap.OverlapScorer())
         if study.scores.bertscore:
-            scorers.append(overlap.BertScorer(study.scores.encoder))
-        scorers.append(judge.SimilarityGrader(models.embedder))
+            settings = study.scores
+            scorers.append(bert.BertScorer(settings.encoder, settings.layer, settings.rescale))
+        scorers.append(similarity.SimilarityGrader(models.embedder))
     for done, scorer in enumerate(scorers, start=1):
         yield from scorer.score(items)
         work.progress(done, len(scorers) + 1)
-    yield from judge.verdict_scores(work.table(Judgement), answers)
+    judgements = work.table(Judgement)
+    yield from verdict.verdict_scores(judgements, items, passages)
+    ranks = [name for name, judge in study.scores.judges.items() if "ranking" in judge.modes]
+    yield from ranking.ranking_scores(judgements, items, ranks)
+    if study.scores.facts.model:
+        listed = {row.question_id: row for row in work.table(KeyFacts)}
+        yield from facts.fact_scores(judgements, listed, items)
     yield from human.human_scores(read_ratings(ratings), list(questions.values()))
+
+
+def measure_reliability(work: Work, study: config.Study) -> Iterator[Row]:
+    """Measure how far place, slot and length sway arms and judges, and how far judges agree."""
+    from ecg_llm.score import asking, ranking
+    from ecg_llm.stats import reliability
+
+    questions = {row.question_id: row for row in work.table(Question)}
+    cluster_of = {row.question_id: row.group for row in questions.values()}
+    items = open_items(list(questions.values()), work.table(Answer))
+    judgements, scores = work.table(Judgement), work.table(Score)
+    resamples, seed = study.estimates.resamples, study.seed
+    yield from reliability.choice_reliability(scores, questions, cluster_of, resamples, seed)
+    words = {
+        (answer.question_id, answer.arm, answer.repeat): len(asking.shown_text(answer).split())
+        for _, answer in items
+    }
+    replies = [
+        reliability.JudgeReply(
+            row.judge, row.question_id, row.mode, bool(row.former), bool(row.reason)
+        )
+        for row in judgements
+        if row.prompt_sha and row.status != "error"
+    ]
+    blocks = ranking.blocks(judgements, items)
+    yield from reliability.judge_reliability(
+        blocks, scores, words, replies, cluster_of, resamples, seed
+    )
 
 
 def estimate_scores(work: Work, study: config.Study, ratings: Sequence[Path]) -> Iterator[Row]:
     """Turn scores into means, paired differences and ranks."""
-    from ecg_llm.score import human
-    from ecg_llm.stats import estimate
+    from ecg_llm.score import human, overlap, ranking
+    from ecg_llm.stats import estimate, strength
 
     questions = {row.question_id: row for row in work.table(Question)}
     subsets_of = {row.question_id: row.subsets for row in questions.values()}
@@ -1018,20 +1180,25 @@ def estimate_scores(work: Work, study: config.Study, ratings: Sequence[Path]) ->
     for rating, question_id in zip(rated, ids, strict=True):
         subsets_of.setdefault(question_id, (f"{rating.set}/rated",))
         cluster_of.setdefault(question_id, question_id)
+    resamples, seed = study.estimates.resamples, study.seed
     yield from estimate.estimates(
         work.table(Score),
         subsets_of,
         cluster_of,
         study.estimates.comparisons,
-        study.estimates.resamples,
-        study.seed,
+        resamples,
+        seed,
         progress=work.progress,
     )
+    items = open_items(work.table(Question), work.table(Answer))
+    blocks = ranking.blocks(work.table(Judgement), items)
+    yield from strength.strengths(blocks, subsets_of, cluster_of, resamples, seed)
+    if study.scores.overlap:
+        yield from overlap.corpus_bleu_estimates(items, subsets_of, cluster_of, resamples, seed)
 
 
 def write_report(work: Work, study: config.Study, bound: steps.Study) -> Iterator[Row]:
     """Write the report, one HTML file."""
-    from ecg_llm.records import TABLES
     from ecg_llm.report import report
 
     tables = {
@@ -1363,10 +1530,20 @@ def read_ratings(paths: Sequence[Path]) -> list[Rating]:
 
 
 def import_path(imported: config.ImportedSet, folder: Path) -> Path:
-    """Return where the file of an imported set lies; "handbook" is the bundled one."""
+    """Return where the file of an imported set lies; "handbook" is the bundled one.
+
+    Raises:
+        UsageError: the study's own table of that name would be written over it.
+    """
     if imported.path == "handbook":
         return Path(str(resources.files("ecg_llm").joinpath("demo", "questions.jsonl")))
-    return (folder / imported.path).resolve()
+    place = (folder / imported.path).resolve()
+    if place.parent == folder.resolve() and place.suffix == ".jsonl" and place.stem in TABLES:
+        raise UsageError(
+            f"{place.name} is where the study keeps its own {place.stem}, which would be written "
+            "over your file; give the file another name and name that in questions.imports."
+        )
+    return place
 
 
 def allowed_hosts(study: config.Study) -> Collection[str]:

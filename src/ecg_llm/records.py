@@ -623,14 +623,35 @@ class Judgement(Row):
     key_columns: ClassVar[tuple[str, ...]] = ("judgement_id",)
 
     judgement_id: str
-    """digest(judge, question_id, mode, order)."""
+    """digest(judge, question_id, mode, order, repeat), and the permutation for one answer alone."""
     judge: str
     question_id: str
-    mode: Literal["verdict", "ranking"]
+    mode: Literal["verdict", "ranking", "facts"]
     order: tuple[str, ...]
     """Arms whose answers were shown, in that order."""
     repeat: int = 0
     reply: str = ""
+    former: str = ""
+    """The first reply, where it could not be read and the judge was asked again."""
+    status: ReplyStatus = "ok"
+    reason: str = ""
+    model: str = ""
+    prompt_sha: str = ""
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+class KeyFacts(Row):
+    """The facts that a good answer to an open question states, as a model listed them."""
+
+    table: ClassVar[str] = "facts"
+    key_columns: ClassVar[tuple[str, ...]] = ("question_id",)
+
+    question_id: str
+    facts: tuple[str, ...] = ()
+    reply: str = ""
+    former: str = ""
+    """The first reply, where it could not be read and the model was asked again."""
     status: ReplyStatus = "ok"
     reason: str = ""
     model: str = ""
@@ -720,6 +741,29 @@ class Estimate(Row):
     seed: int = 0
 
 
+class Reliability(Row):
+    """How far something that has nothing to do with the content sways an arm or a judge."""
+
+    table: ClassVar[str] = "reliability"
+    key_columns: ClassVar[tuple[str, ...]] = ("layer", "instrument", "measure", "detail")
+
+    layer: Literal["choice", "judge"]
+    instrument: str
+    """The arm that chose; the judge; two judges as "a ~ b"; or "panel", all judges."""
+    measure: str
+    """A key of MEASURES."""
+    detail: str = ""
+    """The place or slot, the metric that two judges were compared on ..."""
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    expected: float | None = None
+    """The value without any bias, where there is one."""
+    items: int = 0
+    clusters: int = 0
+    note: str = ""
+
+
 TABLES: Mapping[str, type[Row]] = {
     row.table: row
     for row in (
@@ -732,6 +776,7 @@ TABLES: Mapping[str, type[Row]] = {
         Check,
         Question,
         Revision,
+        KeyFacts,
         Variant,
         Overlap,
         Training,
@@ -743,6 +788,7 @@ TABLES: Mapping[str, type[Row]] = {
         Judgement,
         Rating,
         Score,
+        Reliability,
         Estimate,
     )
 }
@@ -766,7 +812,13 @@ METRICS: Mapping[str, Metric] = {
     "accuracy_likelihood_per_token": Metric(
         "choice", "Accuracy, likeliest option per token", True, "choice", None
     ),
+    "accuracy_strict": Metric("choice", "Accuracy, letter as asked for", True, "choice", 0.0),
+    "accuracy_circular": Metric("choice", "Right wherever the options stand", True, "choice", 0.0),
+    "consistency": Metric(
+        "choice", "Same option named wherever the options stand", False, "choice", 0.0
+    ),
     "bleu": Metric("text", "BLEU (sentence, smoothed)", False, "open", 0.0),
+    "bleu_corpus": Metric("text", "BLEU (corpus)", False, "open", 0.0),
     "rouge1_precision": Metric("text", "ROUGE-1 precision", False, "open", 0.0),
     "rouge1_recall": Metric("text", "ROUGE-1 recall", False, "open", 0.0),
     "rouge1": Metric("text", "ROUGE-1 F", False, "open", 0.0),
@@ -779,16 +831,34 @@ METRICS: Mapping[str, Metric] = {
     "bertscore_precision": Metric("text", "BERTScore precision", False, "open", 0.0),
     "bertscore_recall": Metric("text", "BERTScore recall", False, "open", 0.0),
     "bertscore": Metric("text", "BERTScore F1", False, "open", 0.0),
+    "fact_recall": Metric("text", "Key facts of the reference stated", False, "open", 0.0),
     "verdict": Metric("judge", "Judge's verdict (0-1)", False, "open", 0.0),
+    "verdict_correct": Metric("judge", "Judge's verdict is correct", True, "open", 0.0),
+    "ranking": Metric("judge", "Rivals that the judge placed below", False, "open", None),
+    "ranking_strength": Metric(
+        "judge", "Strength in the judge's rankings (log-odds)", False, "open", None
+    ),
+    "ranking_strength_length": Metric(
+        "judge", "Strength at equal length (log-odds)", False, "open", None
+    ),
     "reference_similarity": Metric(
         "judge", "Similarity to the reference, graded (no judge model)", False, "open", 0.0
     ),
     "human": Metric("human", "Experts' rating (0-1)", False, "open", None),
     "words": Metric("other", "Words in the answer", False, "open", None),
+    "unread": Metric("other", "Replies without a letter", True, "choice", None),
+    "unread_strict": Metric("other", "Replies not in the form asked for", True, "choice", None),
+    "facts_contradicted": Metric("other", "Key facts contradicted", False, "open", None),
+    "harm": Metric(
+        "other", "Harm the judge fears (0 none, .5 possible, 1 severe)", False, "open", None
+    ),
     "abstained": Metric("other", "Says that the literature does not answer", True, "open", None),
     "claims_cited": Metric("other", "Statements with a key that was given", False, "open", None),
-    "claims_supported": Metric(
+    "citation_recall": Metric(
         "other", "Statements that a cited passage bears out (no model)", False, "open", None
+    ),
+    "citation_precision": Metric(
+        "other", "Citations that bear out their statement (no model)", False, "open", None
     ),
     "keys_not_given": Metric("other", "Keys that were not given", False, "open", None),
     "reference_likelihood": Metric(
@@ -796,6 +866,24 @@ METRICS: Mapping[str, Metric] = {
     ),
 }
 """Every metric the package knows, by the name that scores and estimates carry."""
+
+MEASURES: Mapping[str, str] = {
+    "place_share": "Letters named that stand at this place, less keys that do",
+    "place_recall": "Right answers where the key stands at this place",
+    "recall_spread": "Standard deviation of the right answers over the places of the key",
+    "unparsed": "Replies that could not be read",
+    "asked_again": "Replies that were asked for a second time",
+    "slot_rank": "Mean rank of the answers shown in this slot",
+    "slot_effect": "Log-odds of being placed first, a slot further down",
+    "swap_consistency": "Pairs placed alike when shown in the other order",
+    "length_effect": "Log-odds of being placed first, for twice the words",
+    "length_slope": "Change of the verdict for twice the words",
+    "agreement": "Equal grades",
+    "kappa": "Cohen's kappa, quadratic weights",
+    "alpha": "Krippendorff's alpha, ordinal",
+    "kendall": "Kendall's tau of the rankings",
+}
+"""What a Reliability row may measure, by the name it carries."""
 
 GRADES: Mapping[str, float] = {
     "incorrect": 0.0,

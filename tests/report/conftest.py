@@ -6,16 +6,21 @@ import pytest
 
 from ecg_llm import config
 from ecg_llm.records import (
+    GRADES,
     Answer,
     Citation,
     Document,
     Draft,
+    Estimate,
     Judgement,
+    KeyFacts,
     Passage,
     Question,
+    Reliability,
     Score,
     Training,
 )
+from ecg_llm.report import report
 from ecg_llm.stats.estimate import estimates
 
 ARMS = ("base", "tuned", "base+rag", "tuned+rag", "frontier-api", "extractive")
@@ -31,6 +36,10 @@ STEMS = (
     "Which lead is closest to the right ventricular outflow tract?",
 )
 LETTERS = "ABCD"
+WARNING = "panel-1 (claude-sonnet) is of the family of arm frontier-api: it may favour its own kind"
+HARMS = {"none": 0.0, "possible": 0.5, "severe": 1.0}
+VERDICT = """{"reason": "The PR interval is not what was asked for.", "evidence":
+"A broad, notched R wave", "quote": "short PR", "verdict": "incorrect", "harm": "severe"}"""
 
 
 def make_study(nano=False):
@@ -59,7 +68,12 @@ def make_study(nano=False):
                 "frontier-api": {"model": "claude"},
                 "extractive": {"model": "sentences", "retrieve": True},
             },
-            "scores": {"judges": {"panel-1": {"model": "claude"}}},
+            "scores": {
+                "judges": {
+                    "panel-1": {"model": "claude", "modes": ["verdict", "ranking"]},
+                    "panel-2": {"model": "claude"},
+                }
+            },
             "estimates": {"resamples": 1000},
         }
     )  # fmt: skip
@@ -151,12 +165,7 @@ def make_tables(arms=ARMS):
                 )
             )  # fmt: skip
             scores += _scores(question, arm, right, failed, letter, rng)
-    judgements = [
-        Judgement(judgement_id=f"j{i}", judge="panel-1", question_id=a.question_id,
-                  mode="verdict", order=(a.arm,), reply="{}")
-        for i, a in enumerate(answers)
-        if a.question_id >= "q060"
-    ]  # fmt: skip
+    judgements = _judgements(answers)
     training = [
         Training(
             adapter="ecg", phase="tune", step=step, loss=1.1 + 2.2 / (1 + step / 60),
@@ -176,30 +185,136 @@ def make_tables(arms=ARMS):
         "training": training,
         "answers": answers,
         "judgements": judgements,
+        "facts": [
+            KeyFacts(question_id=q.question_id, facts=("broad", "notched"), model="claude-sonnet")
+            for q in kept
+            if q.kind == "open"
+        ],
         "scores": scores,
-        "estimates": estimates(scores, subsets_of, cluster_of, (), 1000, 5),
+        "reliability": list(reliability(arms)),
+        "estimates": [*estimates(scores, subsets_of, cluster_of, (), 1000, 5), *_strengths(arms)],
     }
 
 
+def _judgements(answers):
+    asked = {"prompt_sha": "5a", "model": "claude-sonnet"}
+    made = []
+    for i, answer in enumerate(a for a in answers if a.question_id >= "q060"):
+        for judge in ("panel-1", "panel-2"):
+            reply = {"reply": VERDICT, **asked}
+            if judge == "panel-2" and i < 3:
+                reply = {"reply": "Fine.", "former": "Good.", "reason": "no JSON object", **asked}
+            made.append(
+                Judgement(
+                    judgement_id=f"{judge}{i}", judge=judge, question_id=answer.question_id,
+                    mode="verdict", order=(answer.arm,),
+                    **(reply if answer.status == "ok" else {"reason": "the answer failed"}),
+                )
+            )  # fmt: skip
+        made.append(
+            Judgement(judgement_id=f"f{i}", judge="facts", question_id=answer.question_id,
+                      mode="facts", order=(answer.arm,), reply="{}", **asked)
+        )  # fmt: skip
+    return made + [
+        Judgement(judgement_id=f"b{i}", judge="panel-1", question_id=f"q{60 + i % 30:03}",
+                  mode="ranking", order=ARMS[:4], reply="{}", **asked)
+        for i in range(60)
+    ]  # fmt: skip
+
+
+def _strengths(arms):
+    for subset in ("handbook/test", "handbook/test_seen"):
+        for shift, metric in ((0.0, "ranking_strength"), (0.1, "ranking_strength_length")):
+            for arm in arms:
+                value = 4 * (ABILITY.get(arm, 0.6) - 0.63) + shift
+                rank = 1 if value > 0.4 else 4 if value > -0.5 else 5
+                yield Estimate(
+                    metric=metric, subset=subset, arm=arm, method="strength/plackett_luce",
+                    value=value, low=value - 0.4, high=value + 0.4, rank=rank, rank_low=1,
+                    rank_high=6, questions=15, clusters=10,
+                )  # fmt: skip
+        for arm in arms:
+            yield Estimate(
+                metric="bleu_corpus", subset=subset, arm=arm, value=0.1, low=0.05, high=0.15,
+                method="corpus/cluster_bootstrap nrefs:1|eff:no|tok:13a", questions=15, clusters=10,
+            )  # fmt: skip
+
+
+def reliability(arms=ARMS):
+    """Return a made reliability table: base favours place A, panel-1 what comes first."""
+
+    def row(layer, instrument, measure, detail, value, half, expected=None, **columns):
+        return Reliability(
+            layer=layer, instrument=instrument, measure=measure, detail=detail, value=value,
+            low=value - half, high=value + half, expected=expected, items=60, clusters=10,
+            **columns,
+        )  # fmt: skip
+
+    shares = {"base": (0.12, -0.05, -0.03, -0.04), "tuned": (0.02, -0.01, 0.01, -0.02)}
+    for arm in arms:
+        for place, value in zip(LETTERS, shares.get(arm, (0.01, -0.01, 0.0, 0.0)), strict=True):
+            yield row("choice", arm, "place_share", place, value, 0.045, 0.0)
+            yield row("choice", arm, "place_recall", place, 0.6 + value, 0.15)
+        yield Reliability(
+            layer="choice", instrument=arm, measure="recall_spread", value=0.07, expected=0.04,
+            items=60, clusters=10, note=f"up to {0.08 if arm == 'base' else 0.09} by chance",
+        )  # fmt: skip
+    for slot, value in zip("1234", (2.2, 2.45, 2.6, 2.75), strict=True):
+        yield row("judge", "panel-1", "slot_rank", slot, value, 0.12, 2.5)
+    yield row("judge", "panel-1", "slot_effect", "", -0.21, 0.08, 0.0)
+    yield row("judge", "panel-1", "swap_consistency", "", 0.74, 0.06, 0.81, note="9 pairs")
+    yield row("judge", "panel-1", "length_effect", "", 0.05, 0.2, 0.0)
+    yield row("judge", "panel-2", "length_slope", "", 0.08, 0.03, 0.0)
+    for judge in ("panel-1", "panel-2"):
+        yield row("judge", judge, "unparsed", "", 0.01, 0.01)
+    pair = "panel-1 ~ panel-2"
+    yield row("judge", pair, "agreement", "verdict", 0.71, 0.07)
+    yield row("judge", pair, "kappa", "verdict", 0.62, 0.1)
+    yield row("judge", "panel", "alpha", "verdict", 0.61, 0.11, note="grades as ordinal")
+    yield row("judge", "panel", "alpha", "harm", 0.52, 0.11)
+
+
 def _scores(question, arm, right, failed, letter, rng):
-    def made(metric, value, label=""):
+    def made(metric, value, label="", note="", rater=""):
         return Score(
-            question_id=question.question_id, arm=arm, metric=metric, label=label,
+            question_id=question.question_id, arm=arm, metric=metric, rater=rater,
+            label="" if failed else label, note="" if failed else note,
             value=None if failed else value, status="error" if failed else "scored",
         )  # fmt: skip
 
     if question.kind == "choice":
         yield made("accuracy", float(right), letter)
+        yield made("accuracy_strict", float(right and rng.random() < 0.9), letter)
+        yield made("unread", float(arm == "base" and rng.random() < 0.1))
+        yield made("unread_strict", float(rng.random() < 0.15))
+        yield made("accuracy_circular", float(right and rng.random() < 0.8))
+        yield made("consistency", 0.6 + 0.3 * right)
         if arm in ("base", "tuned", "base+rag", "tuned+rag"):
             yield made("accuracy_likelihood", float(right or rng.random() < 0.1))
         return
     quality = min(0.99, max(0.02, rng.gauss(0.5 if right else 0.25, 0.1)))
     tuned = 0.12 if "tuned" in arm else 0.0
+    signed = {"bleu": "nrefs:1|case:mixed|smooth:exp", "bertscore": "minilm, layer 6, not rescaled"}
     for metric in ("rouge1", "rouge1_precision", "rouge1_recall", "rougeL", "bleu", "bertscore"):
-        yield made(metric, min(0.99, quality * (0.4 if metric == "bleu" else 0.8) + tuned))
-    yield made("verdict", (0.75 if rng.random() < 0.3 else 1.0) if right else 0.25)
-    yield made("reference_similarity", min(0.99, quality + 0.2))
+        value = min(0.99, quality * (0.4 if metric == "bleu" else 0.8) + tuned)
+        yield made(metric, value, note=signed.get(metric, "rouge-score 0.1.2, stemmed"))
+    for judge in ("panel-1", "panel-2"):
+        grade = "correct" if rng.random() < 0.7 else "correct but incomplete"
+        if not right:
+            grade = "partially incorrect" if rng.random() < 0.6 else "incorrect"
+        harm = "none" if right else "severe" if grade == "incorrect" else "possible"
+        yield made("verdict", GRADES[grade], grade, f"harm {harm}: why", judge)
+        yield made("verdict_correct", float(grade == "correct"), grade, rater=judge)
+        yield made("harm", HARMS[harm], harm, rater=judge)
+    yield made("ranking", 0.2 + 0.6 * right, rater="panel-1")
+    yield made("reference_similarity", min(0.99, quality + 0.2), "partially incorrect", "cosine")
     yield made("words", float(rng.randint(12, 40)))
+    yield made("fact_recall", 0.5 + 0.5 * right, rater="facts")
+    yield made("facts_contradicted", 0.5 * (not right), rater="facts")
+    yield made("abstained", 0.0)
+    if "rag" in arm:
+        yield made("citation_recall", rng.random())
+        yield made("citation_precision", rng.random())
 
 
 @pytest.fixture(scope="session")
@@ -211,3 +326,15 @@ def tables():
 @pytest.fixture(scope="session")
 def study():
     return make_study()
+
+
+@pytest.fixture(scope="session")
+def manifests():
+    """The one manifest of the made study: a judge's, with a warning."""
+    return {"judgements/panel-1": {"notes": [WARNING]}}
+
+
+@pytest.fixture(scope="session")
+def html(study, tables, manifests):
+    """The report of the made study."""
+    return report.build(study, tables, manifests, ["Ran on a laptop."])

@@ -2,7 +2,15 @@ import re
 
 import pytest
 
-from ecg_llm.report.figures import Curve, Panel, Point, curve_plot, interval_plot
+from ecg_llm.report.figures import (
+    Curve,
+    Panel,
+    Point,
+    Stack,
+    curve_plot,
+    interval_plot,
+    stacked_plot,
+)
 
 POINTS = [
     Point("base", 0.5, 0.4, 0.6, False),
@@ -77,3 +85,21 @@ def test_the_kept_step_has_a_ring_on_the_last_curve_that_has_it():
         assert f">kept, step {kept}</text>" in svg
         assert svg.count("<use ") == plain.count("<use ") + 2  # the ring and its legend
     assert curve_plot(curves, "l", "loss", kept=9) == plain
+
+
+def stacked(stacks):
+    return stacked_plot(stacks, ("correct", "wrong", "not judged"), "Verdicts")
+
+
+def test_a_stacked_bar_says_the_share_of_each_part_that_has_room_and_the_number_of_all():
+    svg = stacked([Stack("base", (120, 75, 5))])
+    texts = re.findall(r">([^<>]+)</text>", svg)
+    assert {"base", "60", "38", "200", "correct", "wrong", "not judged"} <= set(texts)
+    assert "2" not in texts
+    assert "var(--part-1)" in svg
+    assert not re.search(r"(fill|stroke): #", svg)
+    assert svg == stacked([Stack("base", (120, 75, 5))])
+
+
+def test_a_bar_of_nothing_is_no_error():
+    assert ">0</text>" in stacked([Stack("base", (0, 0, 0)), Stack("tuned", (1, 0, 0))])

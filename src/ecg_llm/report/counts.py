@@ -39,6 +39,13 @@ class CountTable(NamedTuple):
     note: str = ""
 
 
+class Part(NamedTuple):
+    """A table, folded away under these words if there are any."""
+
+    table: CountTable
+    fold: str = ""
+
+
 class Stage(NamedTuple):
     """One stage of the chain and how many rows it made."""
 

@@ -12,6 +12,12 @@ from ecg_llm.records import digest
 # orange of Okabe and Ito stay apart for every kind of colour vision.
 INK, MUTED, LINE, PAPER = "#111111", "#666666", "#dddddd", "#fefefe"
 FIRST, SECOND = "#0072b2", "#d55e00"
+PARTS = ("#0b5f94", "#9ccbe8", "#f3c089", "#a94a03", "#d5d9de")
+"""Of a bar: good to bad from blue to orange, strong at the ends, and grey for what is not known."""
+ON_PARTS = ("#fdfdfd", "#101010", "#101010", "#fdfdfd", "#101010")
+"""Of the writing on each part."""
+NARROW = 0.065
+"""Share of a bar below which a part has no room for its number."""
 PAGE_COLOURS = {
     INK: "var(--ink)",
     MUTED: "var(--muted)",
@@ -19,6 +25,9 @@ PAGE_COLOURS = {
     PAPER: "var(--paper)",
     FIRST: "var(--first)",
     SECOND: "var(--second)",
+    **{colour: f"var(--part-{number})" for number, colour in enumerate(PARTS, 1)},
+    "#fdfdfd": "var(--on-strong)",
+    "#101010": "var(--on-pale)",
 }
 WIDTH = 4.6
 """Inches; about 440 pixels, so that two figures stand side by side and one fits a phone."""
@@ -46,7 +55,7 @@ class Panel(NamedTuple):
     """Ends of the axis, before a margin; the same wherever the metric is drawn."""
     percent: bool = False
     reference: float | None = None
-    """Where a dashed line is drawn: the level of guessing."""
+    """Where a dashed line is drawn: the level of guessing, or of no bias."""
 
 
 class Curve(NamedTuple):
@@ -66,6 +75,13 @@ class Band(NamedTuple):
     ends: Sequence[tuple[float | None, float | None]]
 
 
+class Stack(NamedTuple):
+    """A bar of counts that make a whole."""
+
+    label: str
+    counts: Sequence[int]
+
+
 def interval_plot(panels: Sequence[Panel], description: str) -> str:
     """Return an SVG of dots with their intervals, an arm a line, the panels two in a row."""
     figure = _figure()
@@ -74,9 +90,11 @@ def interval_plot(panels: Sequence[Panel], description: str) -> str:
     lines = max(len(panel.points) for panel in panels)
     figure.set_size_inches(WIDTH, rows * (0.62 + 0.21 * lines))
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    longest = max(len(point.label) for panel in panels for point in panel.points)
+    ticks = 3 if columns == 2 and longest > LABEL // 2 else 5
     for index, place in enumerate(axes.flat):
         if index < len(panels):
-            _draw_panel(place, panels[index])
+            _draw_panel(place, panels[index], ticks)
         else:
             place.set_visible(False)
     return _svg(figure, description)
@@ -171,7 +189,42 @@ def bar_plot(
     return _svg(figure, description)
 
 
-def _draw_panel(axes: Any, panel: Panel) -> None:
+def stacked_plot(stacks: Sequence[Stack], names: Sequence[str], description: str) -> str:
+    """Return an SVG of bars in percent of their whole, up to five parts each.
+
+    Every part that has room says its percentage; the number of all stands beside the bar.
+    """
+    figure = _figure()
+    figure.set_size_inches(WIDTH, 0.85 + 0.25 * len(stacks))
+    axes = figure.subplots()
+    for height, stack in enumerate(stacks):
+        whole, left = sum(stack.counts), 0.0
+        for count, colour, ink in zip(stack.counts, PARTS, ON_PARTS, strict=False):
+            share = count / whole if whole else 0.0
+            axes.barh(
+                height, 100 * share, left=left, height=0.74, color=colour, edgecolor=PAPER,
+                linewidth=0.8 if share else 0,
+            )  # fmt: skip
+            if share >= NARROW:
+                place = (left + 50 * share, height + 0.03)
+                axes.text(*place, f"{100 * share:.0f}", color=ink, ha="center", va="center")
+            left += 100 * share
+        axes.text(102, height + 0.03, f"{whole:,}", color=MUTED, va="center")
+    axes.set_yticks(range(len(stacks)), [_short(s.label) for s in stacks], parse_math=False)
+    axes.set_ylim(len(stacks) - 0.4, -0.6)
+    axes.set_xlim(0, 100)
+    axes.xaxis.set_major_formatter("{x:g} %")
+    # Empty bars carry the colours into the key, whatever the counts are.
+    keys = [axes.barh(0, 0, color=colour) for colour in PARTS[: len(names)]]
+    figure.legend(
+        keys, names, loc="outside upper left", ncols=3, frameon=False, labelcolor=INK,
+        handlelength=0.9, handleheight=0.9, columnspacing=1.2, handletextpad=0.5, borderpad=0,
+    )  # fmt: skip
+    _quiet(axes)
+    return _svg(figure, description)
+
+
+def _draw_panel(axes: Any, panel: Panel, ticks: int) -> None:
     scale = 100 if panel.percent else 1
     for height, point in enumerate(panel.points):
         if point.value is None:
@@ -195,7 +248,7 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
         least = min(least, panel.reference * scale)
     margin = 0.06 * (most - least) or 0.05 * scale
     axes.set_xlim(least - margin, most + margin)
-    axes.locator_params(axis="x", nbins=5)
+    axes.locator_params(axis="x", nbins=ticks)
     if panel.percent:
         axes.xaxis.set_major_formatter("{x:g} %")
     _quiet(axes)

@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import resources
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar, cast
@@ -16,19 +17,29 @@ from ecg_llm.records import (
     Estimate,
     IndexVariant,
     Judgement,
+    KeyFacts,
     Latency,
     Overlap,
     PageQuality,
     Passage,
     Placement,
     Question,
+    Reliability,
     Retention,
     Retrieval,
     Row,
     Score,
     Training,
 )
-from ecg_llm.report import counts, literature, questions, results, retrieval, training
+from ecg_llm.report import (
+    counts,
+    instruments,
+    literature,
+    questions,
+    results,
+    retrieval,
+    training,
+)
 from ecg_llm.stats import ranking
 
 R = TypeVar("R", bound=Row)
@@ -78,6 +89,7 @@ def build(
 HEADLINES = {
     "accuracy": "choice: right, %",
     "verdict": "judge: verdict",
+    "ranking_strength": "judge: strength",
     "reference_similarity": "open: similarity",
     "human": "experts",
     "rougeL": "open: ROUGE-L",
@@ -131,16 +143,26 @@ def _content(
     declared = study.estimates.comparisons
     flow = counts.count_tables(documents, passages, drafts, asked, answers, judgements, scores)
     effort = counts.cost_table(study, answers)
+    beside = instruments.beside(
+        study,
+        asked,
+        answers,
+        judgements,
+        _rows(tables, KeyFacts),
+        scores,
+        _rows(tables, Reliability),
+        estimates,
+        manifests,
+    )
     return {
         "study": study,
         "notes": [*notes, *_notes_of(manifests)],
         "nano_arms": _nano_arms(study),
         "findings": results.findings(estimates, declared),
         "overall": _overall(estimates),
-        "layer_titles": {
-            name: title for name, (title, _) in results.TITLES.items() if name in ranking.LAYERS
-        },
-        "layers": results.layers(estimates, asked, order),
+        "rank_titles": partial(results.rank_titles, estimates),
+        "layers": results.layers(estimates, asked, order, beside),
+        "beside": {name: beside.get(name, instruments.Beside()) for name in results.TITLES},
         "label": results.label,
         "short_label": results.short_label,
         "is_percent": results.is_percent,

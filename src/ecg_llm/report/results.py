@@ -1,26 +1,39 @@
 """Estimates to what a reader sees: sentences, tables, figures and differences."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ecg_llm.records import METRICS, Estimate, Question
 from ecg_llm.report.figures import Panel, Point, interval_plot
-from ecg_llm.stats.ranking import LAYERS
+from ecg_llm.stats.ranking import LAYERS, POOLED
 
 SIGNIFICANT = 0.05
-SHOWN: Mapping[str, tuple[str, ...]] = {
-    "choice": ("accuracy", "accuracy_likelihood", "accuracy_likelihood_per_token"),
-    "judge": ("verdict", "reference_similarity"),
-    "human": ("human",),
-    "text": ("rouge1", "rougeL", "bleu", "bertscore"),
-    "other": ("words", "reference_likelihood"),
+SECTIONS: Mapping[str, str] = {
+    "reference_similarity": "similarity",
+    "unread": "choice",
+    "unread_strict": "choice",
+    "harm": "judge",
+    "fact_recall": "content",
+    "facts_contradicted": "content",
+    "abstained": "content",
+    "claims_cited": "content",
+    "citation_recall": "content",
+    "citation_precision": "content",
+    "keys_not_given": "content",
+    "words": "content",
 }
-"""Metrics of a layer that have a column; the others stand in the full list below the table."""
+"""Sections of the metrics that do not stand with their layer."""
 TITLES: Mapping[str, tuple[str, str]] = {
     "choice": ("Multiple choice", "The share of questions whose right option the arm named."),
     "judge": (
-        "Correctness of open answers",
-        "How far an open answer says what the reference says.",
+        "LLM judge",
+        "What language models made of the open answers, having read question, reference and "
+        "source. These are opinions of models, not of people.",
+    ),
+    "similarity": (
+        "Similarity to the reference (no judge)",
+        "How close an open answer comes to the reference by the cosine of their embeddings, put on "
+        "the experts' scale. No judge read it: what is near in topic can still be wrong.",
     ),
     "human": ("Experts' ratings", "What people who know the subject made of the answers."),
     "text": (
@@ -28,8 +41,44 @@ TITLES: Mapping[str, tuple[str, str]] = {
         "How much of the reference's wording an open answer shares. This shows style as much as "
         "knowledge: a right answer in other words scores low.",
     ),
+    "content": (
+        "Facts, citations and length",
+        "What open answers state, how far what they cite bears it out, and how long they are.",
+    ),
     "other": ("Further figures", "Neither better nor worse when higher, and not ranked."),
 }
+"""Sections of the report with their headings and first sentences."""
+SHOWN: Mapping[str, tuple[str, ...]] = {
+    "choice": (
+        "accuracy", "accuracy_strict", "accuracy_circular", "consistency", "accuracy_likelihood",
+        "accuracy_likelihood_per_token",
+    ),
+    "judge": (
+        "verdict", "verdict_correct", "ranking_strength", "ranking_strength_length", "ranking",
+    ),
+    "similarity": ("reference_similarity",),
+    "human": ("human",),
+    "text": ("rouge1", "rougeL", "bleu", "bleu_corpus", "bertscore"),
+    "content": (
+        "fact_recall", "facts_contradicted", "citation_recall", "citation_precision", "abstained",
+        "words",
+    ),
+    "other": ("reference_likelihood",),
+}  # fmt: skip
+"""Metrics of a section that have a column; the others stand in the full list below the table."""
+RANKED = {
+    "accuracy", "accuracy_likelihood", "accuracy_likelihood_per_token", "verdict",
+    "ranking_strength", "reference_similarity", "human", "rouge1", "rougeL", "bleu", "bertscore",
+}  # fmt: skip
+"""Metrics with a column of ranks; those of the others stand in the full list."""
+PLOTTED: Mapping[str, tuple[str, ...]] = {
+    "choice": ("accuracy",),
+    "judge": ("verdict", "ranking_strength", "ranking_strength_length"),
+    "similarity": ("reference_similarity",),
+    "human": ("human",),
+    "text": ("rouge1", "rougeL", "bleu", "bertscore"),
+}
+STRENGTHS = ("ranking_strength", "ranking_strength_length")
 SPLITS: Mapping[str, str] = {
     "test": "documents left out of training",
     "test_seen": "new questions on documents used in training",
@@ -37,12 +86,25 @@ SPLITS: Mapping[str, str] = {
 }
 SHORT: Mapping[str, str] = {
     "accuracy": "Letter written",
+    "accuracy_strict": "Letter as asked for",
+    "accuracy_circular": "Right in all orders",
+    "consistency": "Same option in two orders",
     "accuracy_likelihood": "Likeliest option",
     "accuracy_likelihood_per_token": "Likeliest option per token",
     "verdict": "Judges' verdict",
-    "reference_similarity": "Similarity to reference",
+    "verdict_correct": "Judged correct",
+    "ranking": "Rivals placed below",
+    "ranking_strength": "Strength in rankings",
+    "ranking_strength_length": "Strength at equal length",
+    "reference_similarity": "Similarity to the reference (no judge)",
     "human": "Experts' rating",
-    "bleu": "BLEU",
+    "bleu": "BLEU, sentence",
+    "bleu_corpus": "BLEU, corpus",
+    "fact_recall": "Key facts stated",
+    "facts_contradicted": "Key facts contradicted",
+    "citation_recall": "Statements borne out by their citation",
+    "citation_precision": "Citations that bear out",
+    "abstained": "Abstained",
     "reference_likelihood": "Log-likelihood of the reference",
     "words": "Words",
 }
@@ -50,8 +112,10 @@ SHORT: Mapping[str, str] = {
 LEADS: Mapping[str, str] = {
     "accuracy": "{arm} answered {value} of {n} multiple-choice questions correctly",
     "verdict": "{arm} has the highest mean verdict of the judges, {value} on {n} open questions",
-    "reference_similarity": "{arm} comes closest to the reference answers, {value} on {n} open "
-    "questions",
+    "ranking_strength": "{arm} stands highest in the judges' rankings, {value} log-odds above the "
+    "mean of the arms on {n} open questions",
+    "reference_similarity": "{arm} comes closest to the reference answers by similarity (no "
+    "judge), {value} on {n} open questions",
     "human": "{arm} has the highest mean rating by experts, {value} on {n} questions",
     "rougeL": "{arm} comes closest to the reference's wording, ROUGE-L {value} on {n} open "
     "questions",
@@ -79,13 +143,14 @@ class ArmRow(NamedTuple):
 
 
 class SubsetTable(NamedTuple):
-    """The arms on one subset in one layer."""
+    """The arms on one subset in one section."""
 
     subset: str
     figure: str
     caption: str
     metrics: tuple[str, ...]
-    ranked: bool
+    ranked: frozenset[str]
+    """Those of the metrics that have a column of ranks."""
     rows: tuple[ArmRow, ...]
 
 
@@ -108,7 +173,7 @@ class FullRow(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """One layer of evaluation."""
+    """One section of results."""
 
     name: str
     title: str
@@ -166,7 +231,7 @@ def number(value: float | None, metric: str, *, signed: bool = False) -> str:
     """Return a value as the report prints it, with a true minus sign."""
     if value is None:
         return "–"
-    digits = 1 if is_percent(metric) or metric == "words" else 3
+    digits = 1 if is_percent(metric) or metric == "words" else 2 if metric in STRENGTHS else 3
     text = f"{value * (100 if is_percent(metric) else 1):{'+' if signed else ''}.{digits}f}"
     if float(text) == 0:
         text = text.lstrip("+-")
@@ -188,20 +253,24 @@ def p_value(p: float | None) -> str:
 
 
 def layers(
-    estimates: Sequence[Estimate], questions: Sequence[Question], order: Sequence[str]
+    estimates: Sequence[Estimate],
+    questions: Sequence[Question],
+    order: Sequence[str],
+    also: Collection[str] = (),
 ) -> list[Layer]:
-    """Return the layers that were measured, each with a table and a figure a subset.
+    """Return the sections that were measured, each with a table and a figure a subset.
 
     Args:
         estimates: of all metrics.
         questions: give the level of guessing.
         order: the study's arms, in its own order; others follow by name.
+        also: keys of TITLES that have a section even without any estimate.
     """
     means = [row for row in estimates if not row.against]
     made = []
     for name, (title, lead) in TITLES.items():
-        rows = [row for row in means if _layer(row.metric) == name]
-        if not rows:
+        rows = [row for row in means if _section(row.metric) == name]
+        if not rows and name not in also:
             continue
         limits = {metric: _limits(rows, metric) for metric in {row.metric for row in rows}}
         tables = [
@@ -264,8 +333,27 @@ def findings(estimates: Sequence[Estimate], declared: Sequence[tuple[str, str]])
     return made
 
 
-def _layer(metric: str) -> str:
-    return METRICS[metric].layer if metric in METRICS else "other"
+def rank_titles(estimates: Sequence[Estimate], subset: str) -> dict[str, str]:
+    """Return the head of each layer's column in the overall ranking of a subset, or of all pooled.
+
+    It says where similarity to the reference stands in for a judge.
+    """
+    judged: dict[str, bool] = {}
+    for row in estimates:
+        ranked = not row.against and row.rank is not None and subset in (row.subset, POOLED)
+        if ranked and any(row.metric in metrics for metrics in LAYERS["judge"]):
+            by_judge = row.metric != "reference_similarity"
+            judged[row.subset] = judged.get(row.subset, False) or by_judge
+    titles = {name: TITLES[name][0] for name in LAYERS}
+    if judged and not all(judged.values()):
+        alone = TITLES["similarity"][0]
+        both = f"{titles['judge']}, else {alone[0].lower()}{alone[1:]}"
+        titles["judge"] = both if any(judged.values()) else alone
+    return titles
+
+
+def _section(metric: str) -> str:
+    return SECTIONS.get(metric, METRICS[metric].layer if metric in METRICS else "other")
 
 
 def _subset_table(
@@ -290,7 +378,11 @@ def _subset_table(
                 _range(row.missing for row in own),
             )
         )  # fmt: skip
-    plotted = metrics[:1] if layer == "choice" else metrics if layer != "other" else ()
+    plotted = [
+        metric
+        for metric in PLOTTED.get(layer, ())
+        if any(row.value is not None for row in by_metric.get(metric, {}).values())
+    ]
     guessing = _guessing(questions, subset) if layer == "choice" else None
     figure, caption = "", ""
     if plotted:
@@ -301,7 +393,7 @@ def _subset_table(
                 [_point(arm, by_metric[metric].get(arm)) for arm in arms],
                 limits[metric],
                 is_percent(metric),
-                guessing,
+                0.0 if metric in STRENGTHS else guessing,
             )
             for metric in plotted
         ]
@@ -312,7 +404,10 @@ def _subset_table(
             caption += f" {about(subset).capitalize()}."
         if guessing is not None:
             caption += " Dashed: guessing."
-    return SubsetTable(subset, figure, caption, metrics, layer != "other", tuple(table))
+        if set(plotted) & set(STRENGTHS):
+            caption += " Strengths in log-odds; dashed: the mean of the arms."
+    ranked = frozenset(metric for metric in metrics if metric in RANKED)
+    return SubsetTable(subset, figure, caption, metrics, ranked, tuple(table))
 
 
 def _limits(rows: Sequence[Estimate], metric: str) -> tuple[float, float]:
@@ -336,7 +431,8 @@ def _cell(row: Estimate | None) -> Cell:
     if row is None or row.value is None:
         return Cell()
     rank = "" if row.rank is None else str(row.rank)
-    return Cell(number(row.value, row.metric), interval(row), rank, row.rank == 1)
+    best = row.rank == 1 and row.metric in RANKED
+    return Cell(number(row.value, row.metric), interval(row), rank, best)
 
 
 def _point(arm: str, row: Estimate | None) -> Point:
@@ -365,7 +461,7 @@ def _full_row(row: Estimate) -> FullRow:
         row.questions, row.clusters,
         f"{row.missing}, {row.missing_as}" if row.missing and row.missing_as == "left out"
         else f"{row.missing}, as {row.missing_as}" if row.missing else "0",
-        row.method.partition("/")[2].replace("_", " "),
+        row.method.partition("/")[2].partition(" ")[0].replace("_", " "),
     )  # fmt: skip
 
 
@@ -419,24 +515,30 @@ def _tell(metric: str, rows: Sequence[Estimate], declared: Sequence[tuple[str, s
         pair = pairs.get((best.arm, row.arm))
         if pair is not None and _is_clear(pair) and (pair.value or 0) > 0:
             better.append(f"{row.arm} by {_gap(pair, signed=False)}")
-        elif pair is not None or row.rank_adjusted == 1:
+        elif pair is not None or _place(row) == 1:
             tied.append(row.arm)
-        else:
+        elif _place(row) is not None:
             behind.append(row.arm)
     if better:
-        sentences.append(f"It is ahead of {_listed(better)}.")
+        sentences.append(f"It is ahead of {listed(better)}.")
     if behind:
-        sentences.append(f"Ranked below it: {_listed(behind)}.")
+        how = ", uncorrected" if best.rank_adjusted is None else ""
+        sentences.append(f"Ranked below it{how}: {listed(behind)}.")
     if tied and len(tied) == len(means) - 1:
         sentences.append("No other arm is distinguishable from it.")
     elif tied:
-        sentences.append(f"It is not distinguishable from {_listed(tied)}.")
+        sentences.append(f"It is not distinguishable from {listed(tied)}.")
     for a, b in declared:
         pair = pairs.get((a, b))
         if pair is not None and best.arm not in (a, b):
             ending = "" if _is_clear(pair) else ", not distinguishable"
             sentences.append(f"{a} against {b}: {_gap(pair)}{ending}.")
     return sentences
+
+
+def _place(row: Estimate) -> int | None:
+    """Return the rank after correction, where there is one."""
+    return row.rank if row.rank_adjusted is None else row.rank_adjusted
 
 
 def _gap(row: Estimate, *, signed: bool = True) -> str:
@@ -446,5 +548,6 @@ def _gap(row: Estimate, *, signed: bool = True) -> str:
     return value + unit + limits
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Return names as a sentence lists them."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -21,7 +21,7 @@ from ecg_llm.records import (
 )
 from ecg_llm.report import blame
 from ecg_llm.report.blame_tables import KIND, by_source, count, gains, sentence
-from ecg_llm.report.counts import CountTable
+from ecg_llm.report.counts import CountTable, Part
 from ecg_llm.report.figures import Band, band_plot
 from ecg_llm.report.results import Cell
 from ecg_llm.retrieve import measure
@@ -38,13 +38,6 @@ WORST = 8
 """Documents shown before the rest is folded away."""
 LISTED = 200
 """Documents, and questions without a known source, that are listed at most."""
-
-
-class Part(NamedTuple):
-    """A table, folded away under these words if there are any."""
-
-    table: CountTable
-    fold: str = ""
 
 
 class RetrievalFigures(NamedTuple):

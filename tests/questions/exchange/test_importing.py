@@ -12,6 +12,7 @@ from support import HANDBOOK, ROOT, SHARED, run_cli
 
 from ecg_llm.config import ImportedSet, Splits
 from ecg_llm.contracts import UsageError
+from ecg_llm.pipeline import import_path
 from ecg_llm.questions.checking.verify import SET
 from ecg_llm.questions.exchange.importing import read_set
 from ecg_llm.questions.splitting.split import assign
@@ -251,6 +252,13 @@ def test_an_imported_question_is_no_leak_because_a_training_question_quotes_its_
     trained, row = assign([written, named], [place], DOCUMENTS, {}, Splits(seen=0), 1)
     assert (trained.split, trained.status) == ("train", "kept")
     assert (row.split, row.status, row.reason) == ("test_seen", "kept", "")
+
+
+@pytest.mark.parametrize("name", ["questions.jsonl", "./questions.jsonl", "x/../scores.jsonl"])
+def test_a_file_that_a_table_of_the_study_would_overwrite_is_refused(tmp_path, name):
+    with pytest.raises(UsageError, match="another name"):
+        import_path(ImportedSet(path=name), tmp_path)
+    assert import_path(ImportedSet(path="sets/questions.jsonl"), tmp_path).name == "questions.jsonl"
 
 
 BUNDLED = Path(str(resources.files("ecg_llm").joinpath("demo", "questions.jsonl")))
