@@ -798,7 +798,7 @@ TABLES: Mapping[str, type[Row]] = {
 class Metric(NamedTuple):
     """What a metric means: its layer of evaluation, its name for readers and how it is read."""
 
-    layer: Literal["choice", "text", "judge", "human", "other"]
+    layer: Literal["choice", "text", "judge", "similarity", "human", "other"]
     label: str
     binary: bool
     kind: QuestionKind
@@ -842,7 +842,7 @@ METRICS: Mapping[str, Metric] = {
         "judge", "Strength at equal length (log-odds)", False, "open", None
     ),
     "reference_similarity": Metric(
-        "judge", "Similarity to the reference, graded (no judge model)", False, "open", 0.0
+        "similarity", "Similarity to the reference, graded (no judge model)", False, "open", 0.0
     ),
     "human": Metric("human", "Experts' rating (0-1)", False, "open", None),
     "words": Metric("other", "Words in the answer", False, "open", None),

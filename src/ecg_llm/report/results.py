@@ -9,7 +9,6 @@ from ecg_llm.stats.ranking import LAYERS, POOLED
 
 SIGNIFICANT = 0.05
 SECTIONS: Mapping[str, str] = {
-    "reference_similarity": "similarity",
     "unread": "choice",
     "unread_strict": "choice",
     "harm": "judge",
