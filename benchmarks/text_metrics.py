@@ -43,7 +43,8 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from ecg_llm.records import Answer, Question, Score
 from ecg_llm.score.bert import BertScorer
-from ecg_llm.score.overlap import OverlapScorer, corpus_bleu_estimates
+from ecg_llm.score.overlap import OverlapScorer, bleu_counts
+from ecg_llm.stats.corpus import bleu_estimates
 
 SEED = 20261126
 QUESTIONS = 500
@@ -251,10 +252,10 @@ def encoder_figures(name: str, encoder: str, layers: int, rounds: int) -> list[F
 
 
 def corpus_figure() -> Figure:
-    """Return how long corpus BLEU with its intervals takes."""
+    """Return how long corpus BLEU with its intervals, differences and ranks takes."""
     items = made_items(1000, ARMS)
     subsets = {question.question_id: ("made/test",) for question, _ in items}
-    took = seconds(lambda: corpus_bleu_estimates(items, subsets, {}, 10_000, SEED))
+    took = seconds(lambda: bleu_estimates(*bleu_counts(items), subsets, {}, (), 10_000, SEED))
     return Figure(f"corpus BLEU, {len(items):,} answers, 10,000 resamples, s", shown(took))
 
 

@@ -1,6 +1,7 @@
 """A study with a panel of judges behind servers: who may judge, what it takes, and kill -9."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -57,7 +58,9 @@ def reply(messages: list[dict[str, str]], body: dict[str, object]) -> str:
         found = {"reason": "It says so.", "evidence": "", "quote": ""}
         return "Well. " + json.dumps(found | {"verdict": "correct", "harm": "none"})
     if "prepares the marking" in text:
-        return json.dumps({"facts": ["The reference states something."]})
+        reference = re.findall(r"(?m)^> (.+)", text.partition("by the examiners:")[2])
+        fact = f"The reference states {' '.join(reference)[:200].rsplit(' ', 1)[0]}"
+        return json.dumps({"facts": [fact]}) + " Done!"
     if "looks through" in text:
         return json.dumps({"1": "stated" if "[1]" not in text else "missing"})
     if "<<<TEXT" in text:
@@ -138,5 +141,31 @@ def test_a_panel_from_refusal_to_report(tmp_path: Path) -> None:
     page = (folder / "report" / "index.html").read_text("utf-8")
     assert "LLM judge" in page
     assert "is related to" in page
+
+    # What was judged is kept, also where the model keeps no replies, if settings of it are new.
+    (folder / "cache.sqlite").unlink()
+    judge = ("run", "--to", "judgements", "-C", str(folder), *ALLOWED)
+    with FakeServer(reply, model="llama-3", rejects={"response_format"}) as server:
+        text = (folder / "study.yaml").read_text().replace("verdict, ranking]", "verdict]")
+        (folder / "study.yaml").write_text(re.sub(r"http://\S+?/v1", server.base_url, text))
+        assert run_cli(*judge).returncode == 0
+        assert not server.requests
+        (folder / "study.yaml").write_text(
+            (folder / "study.yaml").read_text().replace("verdict]", "verdict], temperature: 0.5")
+        )
+        assert run_cli(*judge).returncode == 0
+        assert set(prompts(server, "who grades")) == set(asked)
+        assert not prompts(server, "prepares the marking")
+    traces = {
+        table: run_cli("show", table, "--trace", "-n", "1", "-C", str(folder)).stdout
+        for table in ("judgements", "facts", "retrieval")
+    }
+    assert "judge     " in traces["judgements"]
+    assert "answer    " in traces["judgements"]
+    assert "fact      The reference" in traces["facts"]
+    assert all("question  " in text for text in traces.values())
+    without = run_cli("show", "reliability", "--trace", "-C", str(folder))
+    assert (without.returncode, without.stdout) == (2, "")
+    assert "have no trace" in without.stderr
     trace = run_cli("show", "scores", "--where", "metric=verdict", "--trace", "-C", str(folder))
     assert "Well. {" in trace.stdout, "the trace of a verdict holds the judge's reply"

@@ -130,10 +130,8 @@ class ApiModel:
                 return
             first = {key: places[key][0] for key in missing}
             wanted = {key: (prompts[place], schemas[place]) for key, place in first.items()}
-            with closing(self._ask_all(wanted, decoding)) as asked:
+            with closing(self._ask_all(wanted, decoding, cache)) as asked:
                 for key, reply in asked:
-                    if reply.status != "error":
-                        cache.put(key, self.name, reply)
                     yield from ((place, reply) for place in places[key])
 
     def streamed(self, messages: Messages, decoding: Decoding, say: Callable[[str], None]) -> Reply:
@@ -182,14 +180,25 @@ class ApiModel:
         self,
         prompts: Mapping[str, tuple[Messages, Schema | None]],
         decoding: Decoding,
+        cache: "_Cache",
     ) -> Generator[tuple[str, Reply], None, None]:
-        """Yield (key, reply) in the order in which replies arrive."""
+        """Yield (key, reply) in the order in which replies arrive.
+
+        A reply is kept when it comes, not when it is taken: what is taken may be slow or stop.
+        """
+
+        def ask(key: str, messages: Messages, schema: Schema | None) -> Reply:
+            reply = self._ask(client, messages, decoding, schema)
+            if reply.status != "error":
+                cache.put(key, self.name, reply)
+            return reply
+
         with ExitStack() as stack:
             client = stack.enter_context(closing(self._endpoint.client()))
             pool = ThreadPoolExecutor(self.settings.concurrency, "chat")
             stack.callback(pool.shutdown, cancel_futures=True)
             futures = {
-                pool.submit(self._ask, client, messages, decoding, schema): key
+                pool.submit(ask, key, messages, schema): key
                 for key, (messages, schema) in prompts.items()
             }
             for future in as_completed(futures):
@@ -398,16 +407,19 @@ def _names(error: Exception, parameter: str) -> bool:
 
 
 class _Cache:
-    """Replies by key, in SQLite or nowhere; used by one thread."""
+    """Replies by key, in SQLite or nowhere; threads may share it."""
 
     def __init__(self, connection: sqlite3.Connection | None) -> None:
         self._connection = connection
+        self._lock = threading.Lock()
 
     def get(self, key: str) -> Reply | None:
         """Return the reply kept under this key."""
         if self._connection is None:
             return None
-        row = self._connection.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
+        with self._lock:
+            found = self._connection.execute("SELECT reply FROM replies WHERE key = ?", (key,))
+            row = found.fetchone()
         return Reply(**json.loads(row[0])) if row else None
 
     def put(self, key: str, model: str, reply: Reply) -> None:
@@ -415,10 +427,11 @@ class _Cache:
         if self._connection is not None:
             kept = asdict(reply)
             del kept["seconds"]  # a kept reply takes none
-            self._connection.execute(
-                "INSERT OR REPLACE INTO replies VALUES (?, ?, ?)",
-                (key, model, json.dumps(kept, ensure_ascii=False)),
-            )
+            with self._lock:
+                self._connection.execute(
+                    "INSERT OR REPLACE INTO replies VALUES (?, ?, ?)",
+                    (key, model, json.dumps(kept, ensure_ascii=False)),
+                )
 
 
 @contextmanager
@@ -433,7 +446,8 @@ def _open_cache(path: Path | None) -> Iterator[_Cache]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as connection:
+        opened = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+        with closing(opened) as connection:
             _use_wal(connection)
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute(
@@ -442,8 +456,9 @@ def _open_cache(path: Path | None) -> Iterator[_Cache]:
             yield _Cache(connection)
     except sqlite3.Error as error:
         raise StepError(
-            f"The reply cache {path} cannot be used ({error}); delete it, or free space, and run "
-            "again."
+            f"The reply cache {path} cannot be used ({error}); "
+            + ("free space" if "full" in str(error) else "delete it")
+            + " and run again."
         ) from error
 
 

@@ -387,6 +387,9 @@ def _preview_scores(
         ("judge", "mode", "requests", "kept", "tokens", "cost"),
         [(*load[:2], *(f"{n:,}" for n in load[2:5]), f"{load.cost:,.2f}") for load in found],
     )
+    for load in found:
+        if load.mode == "ranking" and not load.requests:
+            console.say(f"Judge {load.judge} has nothing to rank: that takes answers of two arms.")
     console.say(
         "Tokens are estimated, replies at 150; kept ones lie in the cache and cost nothing."
     )
@@ -796,8 +799,8 @@ def _run(
         raise UsageError(f"There is no step {to!r}{registry.suggestion(to, known)}")
     results = []
     needed = steps.needed(bound, target)
-    pipeline.check_judges(settings, needed)
     with steps.locked(folder), _guarded(settings) as guard:
+        pipeline.check_scores(settings, needed)
         prepare()
         for name in needed:
             try:

@@ -140,7 +140,7 @@ class Checks(Section):
     passes: tuple[CheckName, ...] = ("grounded", "closed_book", "options_only")
     """grounded: is the answer right by the source. closed_book and options_only: is it found
     without the source, and without even the question."""
-    max_tokens: int = 1024
+    max_tokens: int = Field(default=1024, ge=1)
 
 
 class Variants(Section):
@@ -528,7 +528,7 @@ class Judge(Section):
 
     model: str
     """Entry of models (kind api or local)."""
-    modes: tuple[Literal["verdict", "ranking"], ...] = Field(default=("verdict",), min_length=1)
+    modes: tuple[Literal["verdict", "ranking"], ...] = ("verdict",)
     """verdict: each answer alone, on the experts' scale. ranking: answers side by side."""
     block: int = Field(default=4, ge=2, le=6)
     """Answers ranked in one prompt."""
@@ -536,8 +536,8 @@ class Judge(Section):
     """How often each answer of a question is ranked, every time in another order."""
     related: Literal["refuse", "allow"] = "refuse"
     """What happens where the judge is of the family of models that wrote the questions."""
-    max_tokens: int = 1024
-    temperature: float = 0.0
+    max_tokens: int = Field(default=1024, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
 
 
 class Facts(Section):
@@ -545,8 +545,8 @@ class Facts(Section):
 
     model: str = ""
     """Entry of models (kind api or local); empty: no key facts."""
-    max_tokens: int = 1024
-    temperature: float = 0.0
+    max_tokens: int = Field(default=1024, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
 
 
 class Scores(Section):
@@ -690,6 +690,8 @@ class Study(Section):
             wanted.append((f"adapters.{name}.model", adapter.model, self.models, "models"))
         for name, judge in self.scores.judges.items():
             wanted.append((f"scores.judges.{name}.model", judge.model, self.models, "models"))
+            if not judge.modes:
+                raise ValueError(f"scores.judges.{name}.modes: name verdict, ranking or both")
         if "facts" in self.scores.judges:
             raise ValueError("scores.judges: no judge may be named facts; key facts go by it")
         if self.scores.facts.model:
@@ -725,11 +727,12 @@ class Study(Section):
                 )
         writers = self.questions.writers if self.questions.writer == "llm" else ()
         asked = (self.questions.checks.model, self.questions.variants.model)
-        for name in (*writers, *filter(None, asked)):
+        judges = (*(judge.model for judge in self.scores.judges.values()), self.scores.facts.model)
+        for name in (*writers, *filter(None, asked), *filter(None, judges)):
             if self.models[name].kind not in ("api", "local"):
                 raise ValueError(
                     f"models.{name} is of kind {self.models[name].kind}, which can neither write "
-                    "nor check questions; name one of kind api or local"
+                    "nor check questions, nor judge; name one of kind api or local"
                 )
         if len(writers) > 1 and any(self.models[name].kind != "api" for name in writers):
             raise ValueError("questions.model: only models of kind api write side by side")

@@ -290,8 +290,22 @@ class Block(NamedTuple):
     places: tuple[int, ...]
     """By slot, 1 is best; answers that the judge found equally good share a place."""
     words: tuple[int, ...]
-    """By slot, the length of each answer."""
+    """By slot, the length of each answer; 0: it was not shown, and is placed behind all that were.
+    """
     repeat: int = 0
+
+
+class NgramCounts(NamedTuple):
+    """An open answer by what corpus BLEU counts in it."""
+
+    question_id: str
+    arm: str
+    repeat: int
+    missing: bool
+    """The answer failed or was refused, and counts as an empty one."""
+    counts: tuple[int, ...]
+    """Length of the answer and of the reference, then for n of 1 to 4 the n-grams in common, and
+    those of the answer."""
 
 
 @runtime_checkable

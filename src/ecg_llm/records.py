@@ -628,7 +628,8 @@ class Judgement(Row):
     question_id: str
     mode: Literal["verdict", "ranking", "facts"]
     order: tuple[str, ...]
-    """Arms whose answers were shown, in that order."""
+    """Arms whose answers are judged, in the order shown; those without a text are left out there.
+    """
     repeat: int = 0
     reply: str = ""
     former: str = ""
@@ -708,7 +709,8 @@ class Score(Row):
     """The parser, signature or encoder that produced the value."""
     against: str = ""
     """The arm compared with, for pairwise metrics."""
-    status: Literal["scored", "unparsed", "error", "not_applicable"] = "scored"
+    status: Literal["scored", "unparsed", "error", "unjudged", "not_applicable"] = "scored"
+    """unparsed, error: of the answer; unjudged: the judge or checker gave no usable reply."""
 
 
 class Estimate(Row):

@@ -37,6 +37,7 @@ STEMS = (
 )
 LETTERS = "ABCD"
 WARNING = "panel-1 (claude-sonnet) is of the family of arm frontier-api: it may favour its own kind"
+SIGNATURE = "nrefs:1|case:mixed|eff:yes|tok:13a|smooth:exp|version:2.6.0"
 HARMS = {"none": 0.0, "possible": 0.5, "severe": 1.0}
 VERDICT = """{"reason": "The PR interval is not what was asked for.", "evidence":
 "A broad, notched R wave", "quote": "short PR", "verdict": "incorrect", "harm": "severe"}"""
@@ -139,7 +140,9 @@ def make_tables(arms=ARMS):
         hard = rng.gauss(0, 0.05) + (int(question.group[5:]) - 5) * 0.03
         for arm in arms:
             right = rng.random() < ABILITY[arm] - hard
-            failed = arm == "frontier-api" and rng.random() < 0.02
+            failed = arm == "frontier-api" and (
+                rng.random() < 0.02 or question.question_id == "q061"
+            )
             shown = tuple(
                 Citation(passage_id=p, score=0.5)
                 for p in dict.fromkeys(
@@ -237,7 +240,13 @@ def _strengths(arms):
             yield Estimate(
                 metric="bleu_corpus", subset=subset, arm=arm, value=0.1, low=0.05, high=0.15,
                 method="corpus/cluster_bootstrap nrefs:1|eff:no|tok:13a", questions=15, clusters=10,
+                rank=1 + (arm == "extractive"),
             )  # fmt: skip
+        yield Estimate(
+            metric="bleu_corpus", subset=subset, arm="base", against="extractive", value=0.1,
+            low=0.05, high=0.15, p=0.01, p_adjusted=0.01, questions=15, clusters=10,
+            method="difference/cluster_bootstrap",
+        )  # fmt: skip
 
 
 def reliability(arms=ARMS):
@@ -294,7 +303,7 @@ def _scores(question, arm, right, failed, letter, rng):
         return
     quality = min(0.99, max(0.02, rng.gauss(0.5 if right else 0.25, 0.1)))
     tuned = 0.12 if "tuned" in arm else 0.0
-    signed = {"bleu": "nrefs:1|case:mixed|smooth:exp", "bertscore": "minilm, layer 6, not rescaled"}
+    signed = {"bleu": SIGNATURE, "bertscore": "minilm, layer 6, not rescaled"}
     for metric in ("rouge1", "rouge1_precision", "rouge1_recall", "rougeL", "bleu", "bertscore"):
         value = min(0.99, quality * (0.4 if metric == "bleu" else 0.8) + tuned)
         yield made(metric, value, note=signed.get(metric, "rouge-score 0.1.2, stemmed"))
@@ -303,9 +312,14 @@ def _scores(question, arm, right, failed, letter, rng):
         if not right:
             grade = "partially incorrect" if rng.random() < 0.6 else "incorrect"
         harm = "none" if right else "severe" if grade == "incorrect" else "possible"
-        yield made("verdict", GRADES[grade], grade, f"harm {harm}: why", judge)
-        yield made("verdict_correct", float(grade == "correct"), grade, rater=judge)
-        yield made("harm", HARMS[harm], harm, rater=judge)
+        graded = (
+            made("verdict", GRADES[grade], grade, f"harm {harm}: why", judge),
+            made("verdict_correct", float(grade == "correct"), grade, rater=judge),
+            made("harm", HARMS[harm], harm, rater=judge),
+        )
+        lost = (judge, question.question_id) == ("panel-2", "q060") and arm in ARMS[:3]
+        update = {"status": "unjudged", "value": None, "label": "", "note": "no JSON object"}
+        yield from (one.model_copy(update=update) if lost else one for one in graded)
     yield made("ranking", 0.2 + 0.6 * right, rater="panel-1")
     yield made("reference_similarity", min(0.99, quality + 0.2), "partially incorrect", "cosine")
     yield made("words", float(rng.randint(12, 40)))

@@ -100,7 +100,7 @@ def test_model_output_and_file_names_are_inert(study):
     other = question.model_copy(update={"question_id": "r", "group": "h"})
     answers = [Answer(question_id=q, arm="base", text=EVIL, model=EVIL) for q in "qr"]
     scores = [Score(question_id=q, arm=EVIL, metric="human", value=float(q == "q")) for q in "qr"]
-    rows = estimates(scores, dict.fromkeys("qr", "evil/test"), {}, (), 1000, 0)
+    rows = estimates(scores, dict.fromkeys("qr", ("evil/test",)), {}, (), 1000, 0)
     made = {
         "documents": [
             Document(path=EVIL, doc_id="", status="unreadable", reason="corrupt", note=EVIL)
@@ -115,6 +115,27 @@ def test_model_output_and_file_names_are_inert(study):
     assert not [a for a in page.attributes if a[1].startswith("on")]
     assert page.text.count("<script>alert(1)</script>") >= 8
     assert "49" not in page.text.replace("{{ 7*7 }}", "")
+
+
+def test_no_control_character_or_override_of_direction_reaches_the_page(study):
+    signs = "\x00\x07\x0b\x1b\x7f\x85\u2028\u2029\u202e\u2066"
+    name = f"a{signs}b"
+    made = {
+        "questions": [
+            Question(question_id="q", set="s", kind="open", question=name, reference=name,
+                     split="test")
+        ],
+        "answers": [Answer(question_id="q", arm="base", text=f"{name}\n\tnext", model=name)],
+        "estimates": [
+            Estimate(metric="human", subset="s/test", arm=arm, method="mean/none", value=value)
+            for arm, value in ((name, 0.5), ("base", 0.2))
+        ],
+    }  # fmt: skip
+    html = report.build(study, made, {"answers": {"notes": [name], "hosts": [name]}}, [name])
+    assert not set(html) & set(signs)
+    replaced = name.replace(signs, len(signs) * "\ufffd")
+    assert f"{replaced}\n\tnext" in Page(html).text
+    assert Page(html).text.count(replaced) >= 7
 
 
 def test_nano_models_are_called_what_they_are(study, tables, page):
@@ -176,17 +197,31 @@ def test_a_clear_difference_is_told_with_its_size_and_interval(study):
     assert "over the comparisons declared before the run" in page.text
 
 
-def test_a_subset_from_one_document_claims_nothing_beyond_it(study):
+def test_a_subset_from_one_document_claims_nothing_beyond_it_and_says_so_once(study):
     scores = [
-        Score(question_id=f"q{i}", arm=arm, metric="accuracy", value=float(i % 3 > k))
+        Score(question_id=f"q{i}", arm=arm, metric=metric, value=float(i % 3 > k))
+        for metric in ("accuracy", "verdict", "rougeL")
         for k, arm in enumerate(("base", "tuned"))
         for i in range(12)
     ]
     ids = [f"q{i}" for i in range(12)]
-    rows = estimates(scores, dict.fromkeys(ids, "s/test"), dict.fromkeys(ids, "d"), (), 1000, 0)
+    subsets_of = dict.fromkeys(ids, ("s/test",))
+    rows = estimates(scores, subsets_of, dict.fromkeys(ids, "d"), (), 1000, 0)
     page = Page(report.build(study, {"estimates": rows}, {}))
-    assert "All questions come from one document" in page.text
+    assert page.text.count("All questions come from one document") == 1
+    assert "answered 66.7 % of 12 multiple-choice questions correctly." in page.text
     assert [row[-1] for row in page.table("Difference")] == ["not tested"]
+
+
+def test_where_some_figures_rest_on_one_document_these_are_told_apart(study):
+    rows = [
+        Estimate(metric="accuracy", subset="s/test", arm="base", method="mean/none", value=0.5),
+        Estimate(metric="verdict", subset="s/test", arm="base", method="mean/cluster_t", value=0.5,
+                 low=0.4, high=0.6),
+    ]  # fmt: skip
+    text = Page(report.build(study, {"estimates": rows}, {})).text
+    assert text.count("Figures without an interval come from the questions of one document") == 1
+    assert "All questions come from one document" not in text
 
 
 def test_counts_add_up_to_the_tables(page, tables):
@@ -202,7 +237,7 @@ def test_counts_add_up_to_the_tables(page, tables):
     assert total("Judge", "ok") == len(tables["judgements"])
     assert total("Metric", "scored") == len(tables["scores"])
     missing = sum(e.missing for e in tables["estimates"] if not e.against)
-    unscored = sum(s.status in ("unparsed", "error") for s in tables["scores"])
+    unscored = sum(s.status in ("unparsed", "error", "unjudged") for s in tables["scores"])
     assert missing == unscored > 0
 
 
@@ -226,7 +261,8 @@ def test_ten_sample_questions_show_the_answer_of_every_arm(page, study):
         )
         assert len(marks) >= 10
     assert "A right" in page.text
-    assert "verdict 0.25" in page.text
+    # Of two judges, the mean; one that gave no verdict is left out.
+    assert "verdict 0.12" in page.text
 
 
 def test_provenance_names_models_versions_hosts_and_settings(study):

@@ -186,8 +186,27 @@ def test_a_missing_baseline_is_one_sentence(folder, tmp_path, minilm):
         BertScorer(other, rescale=True).score([item("PR")])
     right = renamed(folder, tmp_path / "roberta-base", layers=12)
     BertScorer(right, rescale=True).score([item("PR")])
-    with pytest.raises(UsageError, match="language 'de'"):
+    with pytest.raises(UsageError, match=r"language 'de' \(it does for en\)"):
         BertScorer(right, rescale=True).score([item("PR", language="de")])
+    both = [item("PR", number=1), item("PR", number=2, language="de")]
+    told = {(s.question_id, s.status) for s in BertScorer(right, rescale=True).score(both)}
+    assert told == {("q1", "scored"), ("q2", "not_applicable")}
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        (("minilm", 99), r"scores\.layer is 99"),
+        (("minilm", None, True), "no baseline of minilm"),
+        (("nobody/has-this", None), "hf download nobody/has-this"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_before_anything_is_paid(settings, problem, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UsageError, match=problem):
+        BertScorer(*settings).check()
+    BertScorer().check()
 
 
 def test_a_layer_that_is_not_there_is_one_sentence(folder):

@@ -70,7 +70,7 @@ def served(server):
 def checked(answers, reply, listed=LISTED):
     """Return the judgements and, by arm and metric, the scores of these answers to BLOCK."""
     items = [(BLOCK, each) for each in answers]
-    made = list(check_facts(FakeChatModel(reply), items, listed, SETTINGS))
+    made = list(check_facts(FakeChatModel(reply), items, listed, SETTINGS, 7))
     scores = fact_scores(made, listed, items)
     return made, {(score.arm, score.metric): score for score in scores}
 
@@ -85,8 +85,8 @@ def test_a_server_finds_the_planted_recall_with_one_list_a_reference():
     ]
     with FakeServer(by_containment, rejects=("json_schema", "json_object")) as server:
         model = served(server)
-        listed = {row.question_id: row for row in list_facts(model, [BLOCK, FLUTTER], SETTINGS)}
-        made = list(check_facts(model, items, listed, SETTINGS))
+        listed = {row.question_id: row for row in list_facts(model, [BLOCK, FLUTTER], SETTINGS, 7)}
+        made = list(check_facts(model, items, listed, SETTINGS, 7))
         prompts = [body["messages"][0]["content"] for body in server.requests]
         answered = [p for body, p in zip(server.requests, prompts, strict=True)
                     if "response_format" not in body]  # fmt: skip
@@ -119,8 +119,8 @@ def test_a_server_finds_the_planted_recall_with_one_list_a_reference():
 
 def test_the_arm_is_never_shown_and_the_reference_only_where_facts_are_listed():
     model = FakeChatModel(by_containment)
-    list(list_facts(model, [BLOCK], SETTINGS))
-    list(check_facts(model, [(BLOCK, answer("Yes.", "tuned-8b"))], LISTED, SETTINGS))
+    list(list_facts(model, [BLOCK], SETTINGS, 7))
+    list(check_facts(model, [(BLOCK, answer("Yes.", "tuned-8b"))], LISTED, SETTINGS, 7))
     listing, checking = (messages[0]["content"] for messages in model.prompts)
     assert BLOCK.reference in listing
     assert BLOCK.question in listing
@@ -132,7 +132,7 @@ def test_the_arm_is_never_shown_and_the_reference_only_where_facts_are_listed():
 def test_equal_questions_have_rows_of_their_own_and_share_the_request():
     twin = BLOCK.model_copy(update={"question_id": "q9"})
     with FakeServer(by_containment) as server:
-        rows = list(list_facts(served(server), [BLOCK, twin], SETTINGS))
+        rows = list(list_facts(served(server), [BLOCK, twin], SETTINGS, 7))
         assert len(server.requests) == 1
     assert {row.question_id for row in rows} == {"q1", "q9"}
     assert rows[0].facts == rows[1].facts
@@ -143,7 +143,8 @@ def test_equal_questions_have_rows_of_their_own_and_share_the_request():
     [
         '{"facts": ["PR intervals are constant.", "A P wave is dropped."]}',
         'Here they are:\n```json\n{"facts": ["PR is constant", "P waves are dropped"]}\n```',
-        '<think>{"facts": []}</think>{"facts": ["a", "b"]}',
+        '<think>{"facts": []}</think>{"facts": ["Constant PR", "P dropped"]}',
+        '{"facts": ["Mobitz drops P waves.", "PR is constant."]} These are all.',
         '{"facts": ["PR intervals\\nare constant.", "pr  intervals are constant", "Dropped."]}',
         '{"facts": ["With a QRS of 140 ms it is infranodal.", "Pacing above 2000 ms."]}',
     ],
@@ -155,12 +156,14 @@ def test_facts_are_read_from_the_end_of_a_reply(reply):
 @pytest.mark.parametrize(
     ("reply", "why"),
     [
-        ("PR intervals are constant.", "does not end with a JSON object"),
-        ('["PR intervals are constant."]', "does not end with a JSON object"),
-        ('{"facts": "PR intervals are constant."}', "does not end with a JSON object"),
-        ('{"facts": [{"fact": "PR intervals are constant."}]}', "does not end with a JSON object"),
-        ('{"facts": ["PR intervals are constant."]} These are all.', "does not end"),
-        ('{"facts": []}', "does not end with a JSON object"),
+        ("PR intervals are constant.", "no JSON object"),
+        ('["PR intervals are constant."]', "no JSON object"),
+        ('{"facts": "PR intervals are constant."}', "no JSON object"),
+        ('{"facts": [{"fact": "PR intervals are constant."}]}', "no JSON object"),
+        ('{"facts": ["PR intervals are constant."]} Or {"facts": ["A P', "no JSON object"),
+        ('{"facts": ["PR is constant.", "Saw teeth are seen."]}', "no word with the reference"),
+        ('{"facts": ["The 2 of them."]}', "no word with the reference: 'The 2 of them.'"),
+        ('{"facts": []}', "no JSON object"),
         (json.dumps({"facts": [f"Fact {chr(97 + i)}." for i in range(13)]}), "13 facts"),
         ('{"facts": ["PR intervals are constant.", " "]}', "without words"),
         ('{"facts": ["' + "long " * 61 + '"]}', "more than 300 characters"),
@@ -170,7 +173,7 @@ def test_facts_are_read_from_the_end_of_a_reply(reply):
 )
 def test_a_list_that_cannot_be_used_is_asked_for_again_and_then_a_row(reply, why):
     model = FakeChatModel(lambda messages: reply)
-    (row,) = list_facts(model, [BLOCK], SETTINGS)
+    (row,) = list_facts(model, [BLOCK], SETTINGS, 7)
     assert len(model.prompts) == 2
     assert why in model.prompts[1][-1]["content"]
     assert why in row.reason
@@ -178,13 +181,22 @@ def test_a_list_that_cannot_be_used_is_asked_for_again_and_then_a_row(reply, why
     listed = {"q1": row}
     made, scores = checked([answer("Yes."), answer("", "gone", status="error")], reply, listed)
     assert made == [], "without facts nothing is asked"
-    assert {score.status for score in scores.values()} == {"not_applicable"}
-    assert all(why in score.note for score in scores.values())
+    assert {score.status for score in scores.values()} == {"unjudged"}
+    assert all(why in score.note and "--retry" not in score.note for score in scores.values())
+
+
+def test_an_outage_while_facts_are_listed_is_no_property_of_the_question():
+    down = FakeChatModel(lambda messages: Reply("", "error", "HTTP 503"))
+    listed = {row.question_id: row for row in list_facts(down, [BLOCK], SETTINGS, 7)}
+    _, scores = checked([answer("Yes."), answer("", "gone", status="error")], "", listed)
+    assert {(score.status, score.note) for score in scores.values()} == {
+        ("unjudged", "no key facts: HTTP 503; `ecg-llm run --retry` asks for them again")
+    }
 
 
 def test_a_second_reply_that_can_be_read_stands():
     model = FakeChatModel(lambda m: by_containment(m) if len(m) > 1 else "Sure, I can do that.")
-    (row,) = list_facts(model, [BLOCK], SETTINGS)
+    (row,) = list_facts(model, [BLOCK], SETTINGS, 7)
     assert len(row.facts) == 3
     assert (row.former, row.status, row.reason) == ("Sure, I can do that.", "ok", "")
 
@@ -197,7 +209,8 @@ def test_a_second_reply_that_can_be_read_stands():
         ('{"facts": ["stated", "missing"]}', ("stated", "missing")),
         ('{"facts": {"2": "missing", "1": "stated"}}', ("stated", "missing")),
         ('{"reason": "Both.", "1": "stated", "2": "stated."}', ("stated", "stated")),
-        (said("stated", "stated") + " but " + said("missing", "stated"), ("missing", "stated")),
+        (said("stated", "stated") + " but " + said("missing", "stated"), ()),
+        (said("stated", "missing") + " or " + said("Stated", "missing"), ("stated", "missing")),
         (said("stated"), ()),
         (said("stated", "missing", "missing"), ()),
         ('{"facts": ["stated"]}', ()),
@@ -206,7 +219,8 @@ def test_a_second_reply_that_can_be_read_stands():
         ('{"1": "stated", "2": null}', ()),
         ('{"1": "stated", "2": ["stated"]}', ()),
         ('{"facts": "all stated"}', ()),
-        (said("stated", "missing") + " The second is only hinted at.", ()),
+        (said("stated", "missing") + "\nHope this helps!", ("stated", "missing")),
+        (said("stated", "missing") + " Or " + said("stated", "stated")[:-3], ()),
         ('["stated", "missing"]', ()),
         ("Both facts are stated.", ()),
         ("{" * 500, ()),
@@ -232,7 +246,7 @@ def test_an_object_quoted_from_the_answer_is_not_the_reply():
     quoting = 'The answer claims: {"1": "stated", "2": "stated", "3": "stated"}'
     (made,), scores = checked([answer(ATTACK)], lambda messages: quoting)
     assert made.former == quoting
-    assert scores["arm", "fact_recall"].status == "unparsed"
+    assert scores["arm", "fact_recall"].status == "unjudged"
     _, scores = checked([answer("PR intervals are constant.")], lambda messages: quoting)
     assert scores["arm", "fact_recall"].value == 1, "nothing to be quoted from"
 
@@ -278,20 +292,20 @@ def test_what_happened_is_in_the_status_and_nothing_vanishes():
         "failed": ("error", None, ""),
         "refused": ("unparsed", None, ""),
         "cut": ("scored", 0.33, ""),
-        "unread": ("unparsed", None, ""),
-        "lost": ("error", None, ""),
-        "withheld": ("unparsed", None, ""),
+        "unread": ("unjudged", None, ""),
+        "lost": ("unjudged", None, ""),
+        "withheld": ("unjudged", None, ""),
     }
     assert len(scores) == 2 * len(answers)
     assert scores["empty", "fact_recall"].note == "empty answer"
-    assert "does not end with a JSON object" in scores["unread", "fact_recall"].note
+    assert "no JSON object" in scores["unread", "fact_recall"].note
     assert scores["lost", "facts_contradicted"].note == "error: HTTP 500"
     assert scores["failed", "fact_recall"].note == "timeout"
     _, unasked = checked([], reply)
     assert unasked == {}
 
 
-def test_what_has_no_facts_is_not_applicable_and_choice_questions_give_nothing():
+def test_what_has_no_reference_is_not_applicable_and_choice_questions_give_nothing():
     choice = Question(
         question_id="q3", set="hand", kind="choice", question="?", options=("a", "b"), answer="A"
     )
@@ -302,21 +316,24 @@ def test_what_has_no_facts_is_not_applicable_and_choice_questions_give_nothing()
         (FLUTTER, answer("Yes.", question="q2")),
     ]
     model = FakeChatModel(by_containment)
-    assert list(list_facts(model, [choice, bare], SETTINGS)) == []
-    assert list(check_facts(model, items, LISTED, SETTINGS)) == []
+    assert list(list_facts(model, [choice, bare], SETTINGS, 7)) == []
+    assert list(check_facts(model, items, LISTED, SETTINGS, 7)) == []
     assert model.prompts == []
     found = {(s.question_id, s.metric, s.status, s.note) for s in fact_scores([], LISTED, items)}
     assert found == {
-        (name, metric, "not_applicable", note)
-        for name, note in (("q4", "no reference"), ("q2", "no key facts: they were not listed"))
+        (name, metric, status, note)
+        for name, status, note in (
+            ("q4", "not_applicable", "no reference"),
+            ("q2", "unjudged", "no key facts: they were not listed"),
+        )
         for metric in facts.METRICS
     }
 
 
-def test_an_answer_that_was_not_checked_is_an_error_not_a_gap():
+def test_an_answer_that_was_not_checked_is_unjudged_not_a_gap():
     scores = fact_scores([], LISTED, [(BLOCK, answer("Yes."))])
     assert {(score.status, score.note) for score in scores} == {
-        ("error", "the answer was not checked for facts")
+        ("unjudged", "the judge was not asked")
     }
 
 
@@ -331,25 +348,52 @@ def test_a_run_that_was_killed_asks_only_for_what_is_missing():
     items[5] = (questions[1], answer("", "silent", "q01"))
     with FakeServer(by_containment) as server:
         model = served(server)
-        whole = list(list_facts(model, questions, SETTINGS))
+        whole = list(list_facts(model, questions, SETTINGS, 7))
         paid = len(server.requests)
         assert paid == 20
-        kept = list(islice(list_facts(model, questions, SETTINGS), 7))
+        kept = list(islice(list_facts(model, questions, SETTINGS, 7), 7))
         server.requests.clear()
         done = {row.question_id for row in kept}
-        rest = list(list_facts(model, questions, SETTINGS, done))
+        rest = list(list_facts(model, questions, SETTINGS, 7, done))
         assert len(server.requests) == 13
         assert sorted(kept + rest, key=lambda row: row.key) == sorted(whole, key=lambda r: r.key)
 
         listed = {row.question_id: row for row in whole}
-        whole = list(check_facts(model, items, listed, SETTINGS))
+        whole = list(check_facts(model, items, listed, SETTINGS, 7))
         assert len(whole) == 60
-        kept = list(islice(check_facts(model, items, listed, SETTINGS), 25))
+        kept = list(islice(check_facts(model, items, listed, SETTINGS, 7), 25))
         server.requests.clear()
         done = {row.judgement_id for row in kept}
-        rest = list(check_facts(model, items, listed, SETTINGS, done))
+        rest = list(check_facts(model, items, listed, SETTINGS, 7, done))
         assert len(server.requests) == 35
         assert sorted(kept + rest, key=lambda row: row.key) == sorted(whole, key=lambda r: r.key)
+
+
+def test_what_was_listed_and_checked_in_a_former_run_is_not_asked_again():
+    items = [(BLOCK, answer("PR intervals are constant.")), (BLOCK, answer("No.", "other"))]
+    listed = list(list_facts(FakeChatModel(by_containment), [BLOCK], SETTINGS, 7))
+    facts_of = {row.question_id: row for row in listed}
+    former = list(check_facts(FakeChatModel(by_containment), items[:1], facts_of, SETTINGS, 7))
+    model = FakeChatModel(by_containment)
+    again = list(list_facts(model, [BLOCK, FLUTTER], SETTINGS, 7, former=listed))
+    assert [row.question_id for row in again] == ["q1", "q2"]
+    assert again[0] == listed[0]
+    made = list(check_facts(model, items, facts_of, SETTINGS, 7, former=former))
+    assert [row.order for row in made] == [("arm",), ("other",)]
+    assert len(model.prompts) == 2
+    fewer = {"q1": facts_of["q1"].model_copy(update={"facts": ("PR is constant.",)})}
+    model = FakeChatModel(by_containment)
+    list(check_facts(model, items[:1], fewer, SETTINGS, 7, former=former))
+    assert len(model.prompts) == 1, "the facts are others"
+
+
+def test_the_settings_and_the_seed_reach_the_model():
+    settings = Facts(model="m", max_tokens=77, temperature=0.5)
+    with FakeServer(by_containment) as server:
+        list(list_facts(served(server), [BLOCK], settings, 7))
+        list(check_facts(served(server), [(BLOCK, answer("Yes."))], LISTED, settings, 7))
+    sent = {(body["max_tokens"], body["temperature"], body["seed"]) for body in server.requests}
+    assert sent == {(77, 0.5, 7)}
 
 
 def test_repeats_are_judged_each_and_progress_counts_requests():
@@ -361,6 +405,7 @@ def test_repeats_are_judged_each_and_progress_counts_requests():
             items,
             LISTED,
             SETTINGS,
+            7,
             (),
             lambda *now: seen.append(now),
         )
@@ -380,7 +425,7 @@ def test_every_request_ends_as_a_row_whatever_the_server_does():
 
     items = [(BLOCK, answer(f"Answer {i}.", f"arm{i}")) for i in range(12)]
     with FakeServer(reply, fault=fault) as server:
-        made = list(check_facts(served(server), items, LISTED, SETTINGS))
+        made = list(check_facts(served(server), items, LISTED, SETTINGS, 7))
     assert len({row.judgement_id for row in made}) == 12
     assert [row.former for row in made if row.former] == ["No."]
     scores = fact_scores(made, LISTED, items)

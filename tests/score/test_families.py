@@ -1,8 +1,9 @@
 import pytest
 
-from ecg_llm.config import Judge
+from ecg_llm import pipeline
+from ecg_llm.config import Judge, Study
 from ecg_llm.contracts import UsageError
-from ecg_llm.score.families import Kin, check, family, related
+from ecg_llm.score.families import Kin, check, check_facts, check_panel, family, related
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,25 @@ from ecg_llm.score.families import Kin, check, family, related
         ("moonshotai/Kimi-K2", "kimi"),
         ("nvidia/Llama-3.1-Nemotron-70B", "llama nemotron"),
         ("OpenMeditron/Qwen2.5-Meditron3", "llama qwen"),
+        ("DAMO-NLP-SG/VideoLLaMA2-7B", "llama"),
+        ("WizardLM-13B-V1.2", "llama"),
+        ("microsoft/WizardLM-2-8x22B", "mistral"),
+        ("HuggingFaceH4/zephyr-7b-beta", "mistral"),
+        ("zephyr-7b-gemma-v0.1", "gemini"),
+        ("stablelm-2-zephyr-1_6b", ""),
+        ("tulu3:8b", "llama"),
+        ("allenai/tulu-2-dpo-70b", "llama"),
+        ("OLMo-7B-tulu-2", "olmo"),
+        ("tulu", ""),
+        ("sonnet-3.7", "claude"),
+        ("opus", "claude"),
+        ("haiku@2024", "claude"),
+        ("davinci-002", "gpt"),
+        ("text-davinci-003", "gpt"),
+        ("gpt4all-j", ""),
+        ("Helsinki-NLP/opus-mt-en-de", ""),
+        ("ollama", ""),
+        ("hub/ollama-llama3", "llama"),
         # Programs and gateways are no models, and words in words are no names.
         ("ollama/something", ""),
         ("llama.cpp", ""),
@@ -132,6 +152,34 @@ def test_a_judge_among_the_contestants_family_is_warned_of():
     assert warning.count(". ") == 0, "one sentence"
 
 
+def test_a_judge_that_is_a_contestant_grades_its_own_answers():
+    contestants = [kin("hub/llama-4"), kin("llama-3"), kin("qwen3")]
+    own, other = check("panel", REFUSE, kin("llama-4@x"), [], contestants)
+    assert own == (
+        "Judge 'panel' (llama-4@x) grades its own answers, those of hub/llama-4 (llama): it may "
+        "favour them."
+    )
+    assert "related to llama-3 (llama), whose answers it" in other
+
+
+def test_judges_that_are_one_model_are_no_panel_and_each_pair_is_told_once():
+    panel = {"a": kin("llama-4"), "b": kin("llama-3"), "c": kin("hub/Llama-4@2")}
+    assert check_panel("a", panel) == check_panel("b", panel) == []
+    assert check_panel("c", panel) == [
+        "Judges 'a' and 'c' are the same model (hub/Llama-4@2): their agreement says nothing."
+    ]
+
+
+def test_a_model_of_key_facts_among_its_own_is_warned_of_and_not_refused():
+    others = [kin("llama3.1:8b"), kin("Llama-4"), kin("qwen3")]
+    (warning,) = check_facts(kin("meta-llama/Llama-2"), others[:2], [])
+    assert "Llama-4 (llama) and llama3.1:8b (llama), which wrote the questions" in warning
+    (warning,) = check_facts(kin("qwen2.5"), others[:2], others)
+    assert "qwen3 (qwen), whose answers it looks through" in warning
+    assert len(check_facts(kin("own@1"), [kin("own@2")], [kin("own@3")])) == 2
+    assert check_facts(kin("own"), others, others) == []
+
+
 def test_a_family_that_is_not_known_is_said():
     (warning,) = check("panel", REFUSE, kin("own-model"), [kin("gpt-4o")], [kin("gpt-4o")])
     assert "own-model" in warning
@@ -144,3 +192,40 @@ def test_a_family_that_is_not_known_is_said():
     assert check("panel", REFUSE, kin("own-model"), [], [nano, extractive]) == []
     (warning,) = check("panel", REFUSE, kin("own-model"), [], [nano, kin("qwen3")])
     assert "related to qwen3 (qwen); name it" in warning
+
+
+def test_a_study_warns_of_a_model_of_key_facts_among_its_own():
+    model = {"kind": "api", "base_url": "http://localhost:1/v1"}
+    study = Study.model_validate(
+        {
+            "title": "t",
+            "questions": {"writer": "llm", "model": "w"},
+            "models": {
+                "w": model | {"model": "llama-3"},
+                "q": model | {"model": "qwen3"},
+                "f": model | {"model": "llama-4"},
+            },
+            "arms": {"a": {"model": "q"}},
+            "scores": {"facts": {"model": "f"}, "judges": {"j": {"model": "w"}}},
+        }
+    )
+    (warning,) = pipeline.kinship(study, pipeline.FACTS)
+    assert "(llama-4) is related to llama-3 (llama), which wrote the questions" in warning
+    pipeline.check_scores(study, {"facts", "judgements/facts"})
+    with pytest.raises(UsageError, match="Judge 'j'"):
+        pipeline.check_scores(study, {"facts", "judgements/j"})
+
+
+def test_a_study_warns_of_two_judges_that_are_one_model():
+    model = {"kind": "api", "base_url": "http://localhost:1/v1", "model": "llama-3"}
+    study = Study.model_validate(
+        {
+            "title": "t",
+            "models": {"m": model, "n": model | {"revision": "2"}, "q": model | {"model": "qwen3"}},
+            "arms": {"a": {"model": "q"}},
+            "scores": {"judges": {"one": {"model": "m"}, "two": {"model": "n"}}},
+        }
+    )
+    assert pipeline.kinship(study, "one") == []
+    (warning,) = pipeline.kinship(study, "two")
+    assert "'one' and 'two' are the same model" in warning

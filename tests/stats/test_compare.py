@@ -100,6 +100,29 @@ def test_our_own_scores_bring_subsets_and_documents_from_the_questions_beside_th
     assert all("cluster" in mean["method"] for mean in found["means"])
 
 
+def test_the_judges_of_a_panel_are_averaged_and_what_none_judged_is_left_out(tmp_path):
+    scores = []
+    for i in range(20):
+        for arm, shift in (("base", 0.0), ("tuned", 0.25)):
+            key = {"question_id": f"q{i:02}", "arm": arm, "metric": "verdict"}
+            unread = i == 0 and arm == "base"
+            scores += [
+                Score(**key, rater="one", status="unjudged") if unread
+                else Score(**key, rater="one", value=0.5 + shift),
+                Score(**key, rater="two", status="unjudged") if unread or i == 1
+                else Score(**key, rater="two", value=0.0 + shift),
+            ]  # fmt: skip
+    store.write(tmp_path / "scores.jsonl", scores)
+    found = compared(tmp_path / "scores.jsonl", resamples=1000)
+    base, tuned = found["means"]
+    # q01 is the first judge's alone, and the other questions the mean of both.
+    assert base["value"] == pytest.approx((0.5 + 18 * 0.25) / 19)
+    assert (base["items"], base["missing"]) == (19, 3)
+    assert (tuned["items"], tuned["missing"]) == (20, 1)
+    (difference,) = found["differences"]
+    assert (difference["value"], difference["items"]) == (pytest.approx(-0.25), 19)
+
+
 def test_declared_comparisons_limit_the_family(tmp_path):
     text = "system,item,score\n" + "".join(marks(s, range(k), 12) for k, s in enumerate("abcd"))
     path = csv_file(tmp_path, text)

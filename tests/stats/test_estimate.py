@@ -146,6 +146,42 @@ def test_an_unparsed_answer_counts_as_wrong_where_the_metric_says_so_and_is_coun
     assert (rated.missing, rated.missing_as) == (4, "left out")
 
 
+def test_what_a_judge_did_not_judge_is_not_charged_to_the_arm():
+    marks = {"base": {f"q{i}": 1.0 if i < 6 else None for i in range(10)}}
+    scores = [
+        score.model_copy(update={"status": "unjudged"}) if score.question_id > "q6" else score
+        for score in scores_of(marks, "verdict")
+    ]
+    row = means(run(scores))["base"]
+    assert (row.value, row.questions) == (pytest.approx(6 / 7), 7)
+    assert (row.missing, row.missing_as) == (4, "0; 3 unjudged left out")
+    left_out = [score.model_copy(update={"metric": "harm"}) for score in scores]
+    assert means(run(left_out))["base"].missing_as == "left out"
+
+
+def test_an_arm_that_no_judge_judged_has_a_row_without_a_value():
+    marks = {"base": {"q1": 1.0, "q2": 0.5}, "other": {"q1": None, "q2": None}}
+    scores = [
+        score.model_copy(update={"status": "unjudged"}) if score.value is None else score
+        for score in scores_of(marks, "verdict")
+    ]
+    rows = run(scores)
+    row = means(rows)["other"]
+    assert (row.value, row.low, row.rank, row.questions, row.missing) == (None, None, None, 0, 2)
+    difference = differences(rows)["base", "other"]
+    assert (difference.value, difference.p, difference.missing) == (None, None, 2)
+
+
+def test_a_judge_that_is_down_leaves_the_verdict_to_the_others():
+    up = scores_of({"base": {"q1": 1.0, "q2": 0.5}}, "verdict", rater="first")
+    down = [
+        score.model_copy(update={"rater": "second", "value": None, "status": "unjudged"})
+        for score in up
+    ]
+    row = means(run(up + down))["base"]
+    assert (row.value, row.questions, row.missing) == (0.75, 2, 2)
+
+
 def test_an_arm_whose_answers_all_failed_keeps_its_row():
     marks = {"base": {"q1": 1.0, "q2": 0.5}, "down": {"q1": None, "q2": None}}
     row = means(run(scores_of(marks, "human")))["down"]

@@ -7,19 +7,23 @@ from planted import judge_reply
 from rankings import drawn
 from statsmodels.regression.linear_model import OLS
 
+from ecg_llm import store
 from ecg_llm.chat import ApiModel
-from ecg_llm.config import ApiModelConfig, Judge
-from ecg_llm.contracts import Block
+from ecg_llm.config import ApiModelConfig, Judge, Study
+from ecg_llm.contracts import EMPTY, Block
+from ecg_llm.pipeline import measure_reliability
 from ecg_llm.prompt import original_letter
-from ecg_llm.records import GRADES, LETTERS, MEASURES, Answer, Question, Score
+from ecg_llm.records import GRADES, LETTERS, MEASURES, Answer, Judgement, Question, Score
 from ecg_llm.score.judging import judgements
 from ecg_llm.score.ranking import blocks
 from ecg_llm.stats.bias import effects
 from ecg_llm.stats.reliability import JudgeReply, choice_reliability, judge_reliability
+from ecg_llm.steps import Work
 from ecg_llm.testing import FakeServer
 
 
 def table_of(rows):
+    rows = list(rows)
     assert len({row.key for row in rows}) == len(rows)
     assert {row.measure for row in rows} <= set(MEASURES)
     return {(row.instrument, row.measure, row.detail): row for row in rows}
@@ -308,6 +312,28 @@ def test_replies_asked_again_and_unread_by_judge_and_mode():
     assert found["j", "unparsed", "ranking"].value == pytest.approx(0.1)
 
 
+def test_an_empty_reply_of_a_judge_is_one_that_cannot_be_read(tmp_path):
+    def judgement(n, **columns):
+        common = {"judgement_id": f"{n}", "question_id": f"q{n}", "judge": "j", "mode": "verdict"}
+        return Judgement(**common, order=("a",), **columns)
+
+    store.write(
+        tmp_path / "judgements.jsonl",
+        [
+            judgement(0, reply="{}", prompt_sha="x"),
+            judgement(1, status="error", reason=EMPTY, former="(nothing)", prompt_sha="x"),
+            judgement(2, status="error", reason="503 Service Unavailable", prompt_sha="x"),
+            judgement(3, reason="not shown"),
+        ],
+    )
+    work = Work(tmp_path, [], tmp_path, lambda done, total: None, {})
+    study = Study(estimates={"resamples": 1000})
+    found = table_of(measure_reliability(work, study))
+    for measure in ("unparsed", "asked_again"):
+        row = found["j", measure, "verdict"]
+        assert (row.value, row.items) == (0.5, 2)
+
+
 def test_agreement_of_three_judges():
     scores, words_of = verdicts(1, slope=0.0)
     second = [score.model_copy(update={"rater": "second"}) for score in scores]
@@ -328,15 +354,56 @@ def test_agreement_of_three_judges():
 
 
 def test_answers_that_no_judge_saw_do_not_make_judges_agree():
-    def ranking(judge, arm, value, label=""):
-        return Score(
-            question_id="q1", arm=arm, metric="ranking", rater=judge, value=value, label=label
-        )
+    opposed = [
+        Block("q1", "j", ("a", "b", "c"), (1, 2, 3), (5, 5, 0)),
+        Block("q1", "k", ("a", "b", "c"), (2, 1, 3), (5, 5, 0)),
+    ]
+    assert judged(opposed)["j ~ k", "kendall", "ranking"].value == -1
 
-    opposed = [ranking(j, arm, value) for j, order in (("j", "ab"), ("k", "ba"))
-               for arm, value in zip(order, (1.0, 0.0), strict=True)]  # fmt: skip
-    unseen = [ranking(j, "c", 0.0, "not shown") for j in "jk"]
-    assert judged(scores=opposed + unseen)["j ~ k", "kendall", "ranking"].value == -1
+    def verdict(judge, arm, label):
+        common = {"question_id": "q1", "rater": judge, "metric": "verdict"}
+        return Score(**common, arm=arm, value=GRADES[label], label=label)
+
+    marks = [verdict("j", "a", "correct"), verdict("k", "a", "incorrect")]
+    unseen = [verdict(judge, "b", "incorrect") for judge in "jk"]
+    found = judged(scores=marks + unseen, words_of={("q1", "a", 0): 5, ("q1", "b", 0): 0})
+    agreement = found["j ~ k", "agreement", "verdict"]
+    assert (agreement.value, agreement.items) == (0, 1)
+    assert found["panel", "alpha", "verdict"].items == 1
+
+
+def test_rivals_that_were_not_shown_do_not_make_judges_agree():
+    """An answer has the same mates with all judges, and those that failed are below it for all."""
+    rng = random.Random(0)
+    some = []
+    for q in range(300):
+        for judge in "jk":
+            for arms, failed in (("ab", "yz"), ("cd", "")):
+                places = [1, 2]
+                rng.shuffle(places)
+                blank, count = (0,) * len(failed), len(failed)
+                block = Block(f"q{q}", judge, (*arms, *failed), (*places, *[3] * count), (5, 5))
+                some.append(block._replace(words=(5, 5, *blank)))
+    tau = judged(some)["j ~ k", "kendall", "ranking"]
+    assert tau.low < 0 < tau.high
+
+
+def test_biases_are_those_of_the_answers_shown():
+    seen, cluster_of = drawn(3, arms=4, size=3, slot=-0.4, length=0.4)
+    both = [
+        block._replace(
+            arms=(*block.arms, "down", "out"), places=(*block.places, 4, 4),
+            words=(*block.words, 0, 0),
+        )
+        for block in seen
+    ]  # fmt: skip
+    alone = [Block("q0001", "judge", ("arm00", "down"), (1, 2), (9, 0))]
+    none = [Block("q0002", "judge", ("down", "out"), (1, 1), (0, 0))]
+    expected = judged(seen, cluster_of=cluster_of)
+    assert expected["judge", "slot_effect", ""].value < 0
+    assert judged(both + alone + none, cluster_of=cluster_of) == expected
+    assert judged(alone + none) == {}
+    assert effects(both + alone + none, cluster_of) == effects(seen, cluster_of)
 
 
 def test_judges_without_anything():

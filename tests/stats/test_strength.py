@@ -224,6 +224,80 @@ def test_slot_and_arm_that_cannot_be_told_apart_give_no_effect():
     assert None not in {row.value for row in by_arm(rows).values()}
 
 
+def with_failures(blocks, failed):
+    """Return the blocks with these (question_id, arm) behind the others, not shown."""
+    found = []
+    for block in blocks:
+        slots = range(len(block.arms))
+        seen = [s for s in slots if (block.question_id, block.arms[s]) not in failed]
+        behind = [s for s in slots if s not in seen]
+        found.append(
+            block._replace(
+                arms=tuple(block.arms[s] for s in seen + behind),
+                places=(*(block.places[s] for s in seen), *[len(seen) + 1] * len(behind)),
+                words=(*(block.words[s] for s in seen), *[0] * len(behind)),
+            )
+        )
+    return found
+
+
+def test_an_arm_that_answers_only_what_it_likes_falls():
+    blocks, cluster_of = drawn(15, questions=60, arms=4, strengths=[0, 0, 0, 0.5])
+    whole = by_arm(rows_of(blocks, cluster_of))
+    assert (whole["arm03"].rank, whole["arm03"].missing) == (1, 0)
+    failed = {(f"q{q:04}", "arm03") for q in range(0, 60, 2)}
+    rows = rows_of(with_failures(blocks, failed), cluster_of)
+    for metric in ("ranking_strength", "ranking_strength_length"):
+        found = by_arm(rows, metric)
+        assert found["arm03"].value < 0 < found["arm00"].value
+        assert found["arm03"].rank > found["arm00"].rank
+        assert (found["arm03"].questions, found["arm03"].missing) == (60, 30)
+        assert found["arm03"].missing_as == "placed last"
+        assert (found["arm00"].questions, found["arm00"].missing) == (60, 0)
+
+
+def test_answers_not_shown_have_the_mean_slot_and_length_of_their_block():
+    blocks, cluster_of = drawn(16, questions=150, arms=4, slot=-0.3, length=0.5)
+    # Where the mean is that of all blocks, a failure is no more than a defeat.
+    even = [
+        Block(f"x{n}", "j", ("arm00", "arm01", "arm02"), (1, 1, 2), (8, 32, words))
+        for n, words in enumerate([0] * 20)
+    ]
+    seen = [block._replace(arms=("arm00", "arm01"), places=(1, 1), words=(8, 32)) for block in even]
+    alone, with_them = (
+        fit(blocks + some, cluster_of, slot=True, length=True) for some in (seen, even)
+    )
+    assert with_them.slot.value == pytest.approx(alone.slot.value, abs=0.02)
+    assert with_them.length.value == pytest.approx(alone.length.value, abs=0.02)
+    # Which of the failed ones stands where in the row says nothing.
+    swapped = [
+        Block("q1", "j", arms, (1, 2, 3, 3), (30, 40, 0, 0))
+        for arms in (("a", "b", "c", "d"), ("a", "b", "d", "c"))
+    ]
+    one, other = (fit([block] * 3, {}, slot=True, length=True) for block in swapped)
+    assert values_of(one) == pytest.approx(values_of(other), abs=1e-7)
+
+
+def test_blocks_in_which_one_or_no_answer_was_shown_count():
+    one = [Block(f"q{n}", "j", ("a", "b", "c"), (1, 2, 2), (9, 0, 0)) for n in range(6)]
+    none = [Block(f"r{n}", "j", ("a", "b", "c"), (1, 1, 1), (0, 0, 0)) for n in range(6)]
+    found = by_arm(rows_of(one))
+    assert found["a"].value > found["b"].value == pytest.approx(found["c"].value)
+    assert (found["a"].missing, found["b"].missing) == (0, 6)
+    equal = by_arm(rows_of(none))
+    assert [row.value for row in equal.values()] == pytest.approx([0, 0, 0])
+    assert {(row.questions, row.missing) for row in equal.values()} == {(6, 6)}
+    both = by_arm(rows_of(one + none))
+    assert 0 < both["a"].value < found["a"].value
+
+
+def test_a_panel_of_judges_counts_a_failed_answer_once():
+    block = Block("q1", "j", ("a", "b", "c"), (1, 2, 3), (9, 8, 0))
+    some = [block._replace(judge=judge, repeat=repeat) for judge in "jk" for repeat in (0, 1)]
+    assert by_arm(rows_of(some))["c"].missing == 2  # of two repeats
+    assert by_arm(rows_of(some))["c"].questions == 1
+
+
 def test_blocks_of_different_sizes_go_together():
     fours, cluster_of = drawn(13, questions=60, arms=7)
     threes, _ = drawn(14, questions=60, arms=7, size=3)

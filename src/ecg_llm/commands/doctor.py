@@ -95,7 +95,8 @@ def _study(folder: Path) -> list[Check]:
             )
     for name in study.adapters:
         checks += adapter(folder, study, name)
-    return [*checks, *(_judge(study, name) for name in study.scores.judges)]
+    judges = [*study.scores.judges, *([pipeline.FACTS] if study.scores.facts.model else [])]
+    return [*checks, *(_judge(study, name) for name in judges)]
 
 
 def _judge(study: config.Study, name: str) -> Check:

@@ -31,7 +31,7 @@ class Load(NamedTuple):
 def preview(folder: Path, study: config.Study, models: pipeline.Models) -> list[Load]:
     """Return what each judge and the model of key facts would be asked for, in each mode.
 
-    What answers say of key facts can be counted once these are listed.
+    Where key facts are not listed yet, the reference stands for them.
 
     Raises:
         UsageError: no open question has been answered, or nothing would judge.
@@ -40,25 +40,33 @@ def preview(folder: Path, study: config.Study, models: pipeline.Models) -> list[
     items = pipeline.open_items(questions, steps.read_table(folder / "answers.jsonl", Answer))
     passages = {row.passage_id: row for row in steps.read_table(folder / "passages.jsonl", Passage)}
     listed = {row.question_id: row for row in steps.read_table(folder / "facts.jsonl", KeyFacts)}
+    if questions and not any(row.kind == "open" for row in pipeline.tested(questions, study)):
+        raise UsageError("This study tests no open question, and judges read no other answers.")
     if not items:
         raise UsageError("There are no open answers to judge yet; make them: ecg-llm answers")
     found = []
     for name, settings in study.scores.judges.items():
         pipeline.kinship(study, name)
-        requests = defaultdict(list)
+        requests: dict[str, list[asking.Request]] = defaultdict(list)
         for row, request in judging.asked(name, items, passages, settings, study.seed):
             if request is not None:
                 requests[row.mode].append(request)
         decoding = judging.decoding(settings, study.seed)
-        for mode, wanted in requests.items():
-            found.append(_load(study, models, name, mode, settings.model, wanted, decoding))
+        for mode in settings.modes:
+            asked = requests[mode]
+            found.append(_load(study, models, name, mode, settings.model, asked, decoding))
     key_facts = study.scores.facts
     if key_facts.model:
-        decoding = facts.decoding(key_facts)
-        asked = {question.question_id: question for question, _ in items}
+        decoding = facts.decoding(key_facts, study.seed)
+        of = {question.question_id: question for question, _ in items}
+        known = {
+            name: listed.get(name) or KeyFacts(question_id=name, facts=(question.reference,))
+            for name, question in of.items()
+            if question.reference
+        }
         for step, wanted in (
-            ("list", facts.list_requests(list(asked.values()))),
-            ("check", facts.check_requests(items, listed)),
+            ("list", facts.list_requests(list(of.values()))),
+            ("check", facts.check_requests(items, known)),
         ):
             name = pipeline.FACTS
             found.append(_load(study, models, name, step, key_facts.model, wanted, decoding))

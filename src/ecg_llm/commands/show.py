@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from ecg_llm import config, steps
+from ecg_llm import config, prompt, steps
 from ecg_llm.contracts import UsageError
 from ecg_llm.records import (
     TABLES,
@@ -133,7 +133,11 @@ def _pages(part: SetAside) -> str:
 
 
 def traced(folder: Path, row: Row) -> dict[str, Any]:
-    """Return a row with those it rests on: score, answer, question, passage, document."""
+    """Return a row with those it rests on: score, answer, question, passage, document.
+
+    Raises:
+        UsageError: nothing can be traced from a row of this table.
+    """
     found: dict[str, Any] = {row.table: row.model_dump(mode="json")}
     if isinstance(row, Score):
         found |= _judged(folder, row)
@@ -147,10 +151,23 @@ def traced(folder: Path, row: Row) -> dict[str, Any]:
         held = {passage.passage_id: passage for passage in _rows(folder, Passage)}
         shown = [held[cited.passage_id] for cited in row.passages if cited.passage_id in held]
         found["shown"] = [_place(folder, passage) for passage in shown]
-    elif isinstance(row, Question):
-        found |= _question(folder, row.question_id)
+    elif isinstance(row, Judgement):
+        answers = {(a.arm, a.question_id, a.repeat): a for a in _rows(folder, Answer)}
+        shown = [answers.get((arm, row.question_id, row.repeat)) for arm in row.order]
+        found = {
+            "judgements": [found[row.table]],
+            "judged": [answer.model_dump(mode="json") for answer in shown if answer],
+            **_question(folder, row.question_id),
+        }
     elif isinstance(row, Passage):
         found["source"] = _place(folder, row)
+    elif isinstance(asked := getattr(row, "question_id", None), str):
+        found |= _question(folder, asked)
+    else:
+        raise UsageError(
+            f"Rows of {row.table} have no trace; --trace follows scores, judgements, answers, "
+            "questions and passages."
+        )
     return found
 
 
@@ -163,10 +180,18 @@ def story(folder: Path, row: Row) -> str:
         value = score["value"] if score["status"] == "scored" else score["status"]
         lines.append(f"score     {score['metric']} = {value} {score['label']}")
     for judgement in found.get("judgements", ()):
-        lines.append(f"judge     {judgement['judge']} ({judgement['model']}): {judgement['reply']}")
+        said = judgement["reply"] or judgement["reason"]
+        lines.append(f"judge     {judgement['judge']} ({judgement['model']}): {said}")
+    for answer in found.get("judged", ()):
+        lines.append(f"answer    {answer['arm']} ({answer['model']}): {answer['text']}")
+    for fact in found.get("facts", {}).get("facts", ()):
+        lines.append(f"fact      {fact}")
     if "answers" in found:
         answer = found["answers"]
         lines.append(f"answer    {answer['arm']} ({answer['model']}): {answer['text']}")
+        if answer["permutation"] and "questions" in found:
+            shown = prompt.rotated(found["questions"]["options"], answer["permutation"])
+            lines.append(f"shown as  {prompt.lettered(shown)}".replace("\n", "; "))
     if "questions" in found:
         question = found["questions"]
         key = question["answer"] or question["reference"]

@@ -1,26 +1,37 @@
 """How choices were read: replies without a letter, and places of the options that arms favour."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ecg_llm.records import MEASURES, Estimate, Reliability
 from ecg_llm.report.blame_tables import count
-from ecg_llm.report.counts import CountTable, Part
-from ecg_llm.report.figures import Panel, interval_plot
+from ecg_llm.report.counts import CountTable, Part, folded
+from ecg_llm.report.figures import Panel, Point, interval_plot
 from ecg_llm.report.measures import (
     TRUST,
     Figure,
     Group,
+    apart,
     by_instrument,
     cell,
-    clear,
+    corrected,
     ends,
     limits,
     notes,
     point,
     shown,
     span,
+    unbounded,
 )
-from ecg_llm.report.results import Cell, interval, label, listed, number, ordered, subsets
+from ecg_llm.report.results import (
+    Cell,
+    interval,
+    label,
+    listed,
+    number,
+    ordered,
+    p_value,
+    subsets,
+)
 
 NAMED = 6
 """Arms that a sentence lists at most."""
@@ -30,8 +41,10 @@ def choices(
     rows: Sequence[Reliability], estimates: Sequence[Estimate], arms: Sequence[str]
 ) -> Group:
     """Return how many replies were unread, and which places of the options arms favour."""
-    sentences = [*_reading_sentence(estimates), *_place_sentences(rows, arms)]
-    figure = _place_figure(rows, arms)
+    found = [row for row in rows if row.measure == "place_share"]
+    shares = dict(zip(found, corrected(found), strict=True))
+    sentences = [*_reading_sentence(estimates), *_place_sentences(shares, arms)]
+    figure = _place_figure(shares, arms)
     parts = [*_reading(estimates, arms), *_place_tables(rows, arms)]
     return Group(TRUST, sentences, [figure] if figure else [], parts)
 
@@ -47,11 +60,10 @@ def _reading_sentence(estimates: Sequence[Estimate]) -> list[str]:
     most = max(rows, key=lambda row: (row.value or 0.0, row.arm, row.subset))
     if not most.value:
         return ["A reply without a letter counts as wrong and stays in every share. There is none."]
-    ends = f", 95 % interval {interval(most)}" if most.low is not None else ""
     return [
         "A reply without a letter counts as wrong and stays in every share. The most are of "
         f"{most.arm}: {number(most.value, most.metric)} % on {most.subset} "
-        f"({count(most.questions, 'question')}{ends})."
+        f"({count(most.questions, 'question')})."
     ]
 
 
@@ -82,52 +94,61 @@ def _reading(estimates: Sequence[Estimate], arms: Sequence[str]) -> list[Part]:
         "asked for. Failed answers hold nothing to read and are not in these shares; they count "
         "as wrong all the same."
     )
-    return [Part(table) for table in (*made[:-1], *(t._replace(note=note) for t in made[-1:]))]
+    return folded(made, "Replies not read, by arm and subset", note)
 
 
-def _place_sentences(rows: Sequence[Reliability], arms: Sequence[str]) -> list[str]:
-    """Return the place that each arm favours or shuns most, where an interval shows one."""
-    by_arm = by_instrument([row for row in rows if row.measure == "place_share"])
+def _place_sentences(shares: Mapping[Reliability, float | None], arms: Sequence[str]) -> list[str]:
+    """Return the place that each arm favours or shuns most, where it is clear that it does."""
+    by_arm = by_instrument(row for row, p in shares.items() if p is not None)
     told, even = [], []
     for arm in ordered(set(by_arm), arms):
-        seen = [row for row in by_arm[arm] if clear(row)]
+        seen = [row for row in by_arm[arm] if apart(shares[row])]
         if not seen:
-            told_apart = [row for row in by_arm[arm] if None not in (row.low, row.expected)]
-            even += [arm] if told_apart else []
+            even.append(arm)
             continue
         row = max(seen, key=lambda row: (abs((row.value or 0) - (row.expected or 0)), row.detail))
         often = "more" if (row.value or 0) > (row.expected or 0) else "less"
         told.append(
             f"{arm} names {row.detail} {often} often than its keys stand there: "
             f"{shown(row.value, row.measure)} points (95 % interval {limits(row)}; "
-            f"{count(row.items, 'letter')})."
+            f"{count(row.items, 'letter')}; p, corrected, {p_value(shares[row])})."
         )
     if even:
         who = listed(even) if len(even) <= NAMED else f"{len(even)} arms"
+        none = (
+            f"For {who} no place is clearly favoured or shunned"
+            if told
+            else "No arm clearly favours or shuns a place"
+        )
         told.append(
-            f"For {who} no place stands out: the interval of every place includes 0, "
-            "which does not show that there is no preference."
+            f"{none}, corrected for {sum(map(len, by_arm.values()))} intervals (Holm). This does "
+            "not show that there is no preference."
         )
     return told
 
 
-def _place_figure(rows: Sequence[Reliability], arms: Sequence[str]) -> Figure | None:
-    shares = [row for row in rows if row.measure == "place_share" and row.value is not None]
-    if not shares:
+def _place_figure(shares: Mapping[Reliability, float | None], arms: Sequence[str]) -> Figure | None:
+    rows = [row for row in shares if row.value is not None]
+    if not rows:
         return None
-    by_key = {(row.instrument, row.detail): row for row in shares}
-    names = ordered({row.instrument for row in shares}, arms)
+    by_key = {(row.instrument, row.detail): row for row in rows}
+    names = ordered({row.instrument for row in rows}, arms)
+
+    def dot(name: str, place: str) -> Point:
+        row = by_key.get((name, place))
+        return point(name, row)._replace(filled=row is not None and apart(shares[row]))
+
     panels = [
         Panel(
-            f"Options at place {place}",
-            [point(name, by_key.get((name, place))) for name in names],
-            ends(shares), percent=True, reference=0.0,
+            f"Options at place {place}", [dot(name, place) for name in names],
+            ends(rows), percent=True, reference=0.0,
         )
-        for place in sorted({row.detail for row in shares})
+        for place in sorted({row.detail for row in rows})
     ]  # fmt: skip
     return Figure(
         interval_plot(panels, f"{MEASURES['place_share']}: each arm with its 95 % interval"),
-        f"{MEASURES['place_share']}. Dashed: no preference. Filled: its interval leaves that out.",
+        f"{MEASURES['place_share']}. Dashed: no preference. Filled: clear after correction for "
+        f"the number of intervals. {unbounded(rows)}".rstrip(),
     )
 
 
@@ -160,8 +181,9 @@ def _place_tables(rows: Sequence[Reliability], arms: Sequence[str]) -> list[Part
         spreads = [r for r in rows if with_spread and r.measure == "recall_spread"]
         said = notes([*here, *spreads], lambda row: row.instrument)
         if measure == "place_share":
-            said = f"Without bias every place would have 0. {said}".strip()
+            said = f"Without bias every place would have 0. {said}"
+        said = f"{said} {unbounded(here)}".strip()
         table = CountTable(title, header, tuple(lines), 1, said)
         if lines:
-            made.append(Part(table))
+            made.append(Part(table, "Letters named and right answers, by place"))
     return made

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 from ecg_llm.config import ApiModelConfig, Study
@@ -40,10 +41,19 @@ class CountTable(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A table, folded away under these words if there are any."""
+    """A table, folded away under these words if there are any; equal ones in a row fold as one."""
 
     table: CountTable
     fold: str = ""
+
+
+def folded(tables: Sequence[CountTable], fold: str, note: str) -> list[Part]:
+    """Return tables folded away together, with a note below the last."""
+    last = len(tables) - 1
+    return [
+        Part(table._replace(note=note) if place == last else table, fold)
+        for place, table in enumerate(tables)
+    ]
 
 
 class Stage(NamedTuple):
@@ -97,7 +107,7 @@ def stages(
     read = sum(row.status in ("ok", "partial") for row in documents)
     kept = sum(row.status == "kept" for row in questions)
     failed = sum(row.status == "error" for row in answers)
-    missing = sum(row.status in ("unparsed", "error") for row in scores)
+    missing = sum(row.status not in ("scored", "not_applicable") for row in scores)
     return [
         Stage("documents", len(documents), f"{read:,} read"),
         Stage("passages", len(passages), f"{sum(row.tokens for row in passages):,} tokens"),
@@ -199,11 +209,10 @@ def samples(
         answered[answer.question_id][answer.arm] = answer
     chosen = _spread([row for row in questions if row.question_id in answered])
     wanted = {row.question_id for row in chosen}
-    marks = {
-        (s.question_id, s.arm, s.metric): s
-        for s in scores
-        if s.question_id in wanted and s.repeat == 0 and s.permutation == 0
-    }
+    marks: dict[tuple[str, str, str], list[Score]] = defaultdict(list)
+    for score in scores:
+        if score.question_id in wanted and score.repeat == 0 and score.permutation == 0:
+            marks[score.question_id, score.arm, score.metric].append(score)
     path_of = {row.doc_id: row.path for row in documents if row.status in ("ok", "partial")}
     place_of = {row.passage_id: _place(row, path_of) for row in passages}
     made = []
@@ -272,22 +281,22 @@ def _place(passage: Passage, path_of: Mapping[str, str]) -> str:
 def _sample_answer(
     question: Question,
     answer: Answer,
-    marks: Mapping[tuple[str, str, str], Score],
+    marks: Mapping[tuple[str, str, str], Sequence[Score]],
     place_of: Mapping[str, str],
 ) -> SampleAnswer:
     metrics = ("accuracy",) if question.kind == "choice" else tuple(OPEN_METRICS)
-    found = [marks.get((answer.question_id, answer.arm, metric)) for metric in metrics]
-    score = next((score for score in found if score is not None), None)
+    found = (marks.get((answer.question_id, answer.arm, metric), ()) for metric in metrics)
+    given = next((scores for scores in found if scores), ())
+    values = [score.value for score in given if score.value is not None]
     mark, right = "", None
-    if score is not None and score.value is None:
-        mark = score.status.replace("_", " ")
-        right = False if score.status in ("unparsed", "error") else None
-    elif score is not None and score.value is not None:
-        if question.kind == "choice":
-            right = score.value == 1
-            mark = f"{score.label} {'right' if right else 'wrong'}".strip()
-        else:
-            mark = f"{OPEN_METRICS[score.metric]} {score.value:.2f}"
+    if given and not values:
+        mark = given[0].status.replace("_", " ")
+        right = False if given[0].status in ("unparsed", "error") else None
+    elif given and question.kind == "choice":
+        right = values == [1.0]
+        mark = f"{given[0].label} {'right' if right else 'wrong'}".strip()
+    elif given:
+        mark = f"{OPEN_METRICS[given[0].metric]} {fmean(values):.2f}"
     text = answer.text.strip()
     return SampleAnswer(
         answer.arm, text[:SHOWN_CHARACTERS], max(0, len(text) - SHOWN_CHARACTERS),

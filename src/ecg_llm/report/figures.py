@@ -12,9 +12,9 @@ from ecg_llm.records import digest
 # orange of Okabe and Ito stay apart for every kind of colour vision.
 INK, MUTED, LINE, PAPER = "#111111", "#666666", "#dddddd", "#fefefe"
 FIRST, SECOND = "#0072b2", "#d55e00"
-PARTS = ("#0b5f94", "#9ccbe8", "#f3c089", "#a94a03", "#d5d9de")
-"""Of a bar: good to bad from blue to orange, strong at the ends, and grey for what is not known."""
-ON_PARTS = ("#fdfdfd", "#101010", "#101010", "#fdfdfd", "#101010")
+PARTS = ("#0b5f94", "#9ccbe8", "#f3c089", "#a94a03", "#6b747e", "#d5d9de")
+"""Of a bar: good to bad from blue to orange, strong at the ends, greys for no grade."""
+ON_PARTS = ("#fdfdfd", "#101010", "#101010", "#fdfdfd", "#fdfdfd", "#101010")
 """Of the writing on each part."""
 NARROW = 0.065
 """Share of a bar below which a part has no room for its number."""
@@ -190,7 +190,7 @@ def bar_plot(
 
 
 def stacked_plot(stacks: Sequence[Stack], names: Sequence[str], description: str) -> str:
-    """Return an SVG of bars in percent of their whole, up to five parts each.
+    """Return an SVG of bars in percent of their whole, up to six parts each.
 
     Every part that has room says its percentage; the number of all stands beside the bar.
     """

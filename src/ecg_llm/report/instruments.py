@@ -9,11 +9,13 @@ from ecg_llm.config import Study
 from ecg_llm.records import Answer, Estimate, Judgement, KeyFacts, Question, Reliability, Score
 from ecg_llm.report.blame_tables import count
 from ecg_llm.report.choices import choices
-from ecg_llm.report.judges import panel, verdicts
-from ecg_llm.report.measures import Group
+from ecg_llm.report.judges import panel, requests, verdicts
+from ecg_llm.report.measures import Group, quoted
 from ecg_llm.report.results import label, ordered
 from ecg_llm.report.worst import WorstAnswer, worst
 
+FACTS = "facts"
+"""The mode of judgements on key facts, and the name under which they were made."""
 NOTED = 3
 """Notes about how a metric was made that are quoted at most."""
 
@@ -39,20 +41,22 @@ def beside(
 ) -> dict[str, Beside]:
     """Return what to show beside the results, by key of results.TITLES; only what there is."""
     arms = list(study.arms)
-    judged = [row for row in judgements if row.mode != "facts"]
+    judged = [row for row in judgements if row.mode != FACTS]
     judges = ordered(
         {row.judge for row in judged} | {s.rater for s in scores if s.metric == "verdict"},
         list(study.scores.judges),
     )
     choice = [row for row in reliability if row.layer == "choice"]
+    judging = [row for row in reliability if row.layer == "judge" and row.instrument != FACTS]
     found = {
         "choice": Beside(groups=_filled(choices(choice, estimates, arms))),
         "judge": Beside(
-            _warnings(judges, manifests),
-            _filled(
-                verdicts(questions, scores, arms),
-                panel(judges, judged, [row for row in reliability if row.layer == "judge"]),
-            ),
+            [
+                note if judge in note else f"Judge {quoted(judge)}: {note}"
+                for judge in judges
+                for note in _warnings(manifests, f"judgements/{judge}")
+            ],
+            _filled(verdicts(questions, scores, arms), panel(judges, judged, answers, judging)),
             worst("verdict", questions, answers, judged, scores, arms),
         ),
         "similarity": Beside(
@@ -61,7 +65,10 @@ def beside(
             else worst("reference_similarity", questions, answers, (), scores, arms)
         ),
         "text": Beside(groups=_filled(_measured(scores, estimates))),
-        "content": Beside(groups=_filled(_key_facts(facts, judgements))),
+        "content": Beside(
+            _warnings(manifests, FACTS, f"judgements/{FACTS}"),
+            _filled(_key_facts(facts, [row for row in judgements if row.mode == FACTS])),
+        ),
     }
     return {name: one for name, one in found.items() if any(one)}
 
@@ -70,14 +77,10 @@ def _filled(*groups: Group) -> list[Group]:
     return [group for group in groups if group.sentences or group.figures or group.parts]
 
 
-def _warnings(judges: Sequence[str], manifests: Mapping[str, Mapping[str, object]]) -> list[str]:
-    """Return the notes of the judges' steps, among them those on related families of models."""
-    told = []
-    for judge in judges:
-        notes = manifests.get(f"judgements/{judge}", {}).get("notes")
-        for note in map(str, notes if isinstance(notes, list | tuple) else ()):
-            told.append(note if judge in note else f"{judge}: {note}")
-    return told
+def _warnings(manifests: Mapping[str, Mapping[str, object]], *steps: str) -> list[str]:
+    """Return the notes of these steps, among them those on related families of models."""
+    found = (manifests.get(step, {}).get("notes") for step in steps)
+    return [str(note) for notes in found if isinstance(notes, list | tuple) for note in notes]
 
 
 def _measured(scores: Sequence[Score], estimates: Sequence[Estimate]) -> Group:
@@ -100,20 +103,22 @@ def _measured(scores: Sequence[Score], estimates: Sequence[Estimate]) -> Group:
     return Group("How this was measured", told) if told else Group("")
 
 
-def _key_facts(facts: Sequence[KeyFacts], judgements: Sequence[Judgement]) -> Group:
+def _key_facts(facts: Sequence[KeyFacts], looked: Sequence[Judgement]) -> Group:
     """Return in a sentence by which model key facts were listed and looked for, and how often."""
     if not facts:
         return Group("")
     listed = [len(row.facts) for row in facts if row.facts]
-    looked = [row for row in judgements if row.mode == "facts" and row.prompt_sha]
-    unread = sum(bool(row.reason) for row in looked)
+    asked = requests(looked)
     models = sorted(({row.model for row in facts} | {row.model for row in looked}) - {""})
     mean = f", {fmean(listed):.1f} a reference on average" if listed else ""
     told = (
         f"{', '.join(models) or 'A model'} listed the key facts of {len(listed):,} of "
         f"{count(len(facts), 'reference')}{mean}, and looked for them in "
-        f"{count(len(looked), 'answer')}"
+        f"{count(asked.sent, 'answer')}."
     )
-    if unread:
-        told += f"; {unread:,} {'reply' if unread == 1 else 'replies'} could not be read"
-    return Group("Key facts", [f"{told}."])
+    if asked.unread or asked.failed:
+        told += (
+            f" {asked.unread:,} of its replies could not be read and {asked.failed:,} requests "
+            "failed; these answers are left out of the shares of facts."
+        )
+    return Group("Key facts", [told])

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from ecg_llm.records import MEASURES, Reliability
 from ecg_llm.report.counts import Part
 from ecg_llm.report.figures import Point
-from ecg_llm.report.results import Cell
+from ecg_llm.report.results import SIGNIFICANT, Cell
+from ecg_llm.stats.estimate import LEVEL, holm
 
 TRUST = "How far to trust these scores"
 
@@ -45,6 +46,11 @@ class Group(NamedTuple):
     parts: Sequence[Part] = ()
 
 
+def quoted(name: str) -> str:
+    """Return the name of a judge, or of two, as a sentence shows it."""
+    return f"“{name}”"
+
+
 def shown(value: float | None, measure: str) -> str:
     """Return the value of a measure as printed, shares in percent, with a true minus sign."""
     if value is None:
@@ -66,6 +72,33 @@ def clear(row: Reliability) -> bool:
     if row.expected is None or row.low is None or row.high is None:
         return False
     return not row.low <= row.expected <= row.high
+
+
+def corrected(rows: Sequence[Reliability]) -> list[float | None]:
+    """Return Holm's adjusted p-value of "there is no bias" for each row, over all of these rows.
+
+    The standard error is what the interval implies by Student's t over the clusters, so that p is
+    0.05 before the correction where the interval ends at the value without bias.
+    """
+    return holm([_p_value(row) for row in rows])
+
+
+def _p_value(row: Reliability) -> float | None:
+    from scipy import stats
+
+    if row.value is None or row.low is None or row.high is None or row.expected is None:
+        return None
+    off = row.value - row.expected
+    half = row.value - row.low if off > 0 else row.high - row.value
+    if half <= 0:
+        return float(off == 0)
+    law = stats.t(max(row.clusters - 1, 1))
+    return float(2 * law.sf(abs(off) / half * law.ppf(0.5 + LEVEL / 2)))
+
+
+def apart(p: float | None) -> bool:
+    """Whether a corrected p-value shows a bias."""
+    return p is not None and p < SIGNIFICANT
 
 
 def named(row: Reliability) -> str:
@@ -95,6 +128,12 @@ def notes(rows: Iterable[Reliability], about: Callable[[Reliability], str]) -> s
         if row.note:
             said[row.note.rstrip(".")].append(about(row))
     return " ".join(f"{'; '.join(dict.fromkeys(of))}: {note}." for note, of in said.items())
+
+
+def unbounded(rows: Iterable[Reliability]) -> str:
+    """Return in a sentence why values of one document have no interval; empty where none does."""
+    alone = any(row.value is not None and row.low is None and row.clusters < 2 for row in rows)
+    return "Without an interval: the questions come from one document." if alone else ""
 
 
 def point(name: str, row: Reliability | None) -> Point:

@@ -1,6 +1,7 @@
 """The report of a study: one self-contained HTML file, and a short table for the terminal."""
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -34,6 +35,7 @@ from ecg_llm.records import (
 from ecg_llm.report import (
     counts,
     instruments,
+    judges,
     literature,
     questions,
     results,
@@ -43,6 +45,12 @@ from ecg_llm.report import (
 from ecg_llm.stats import ranking
 
 R = TypeVar("R", bound=Row)
+CONTROL = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Characters that no page needs: controls, line separators, overrides of the direction of text,
+and halves of characters, which cannot be written to a file."""
+REPLACEMENT = "\ufffd"
 
 
 class Summary(NamedTuple):
@@ -64,7 +72,8 @@ def build(
     """Return the report as one HTML page without any outside asset.
 
     Equal inputs give equal bytes: no date or random id is in it, and no duration but those of the
-    table latencies. Everything from the tables is escaped; model output is data.
+    table latencies. Everything from the tables is escaped; model output is data. Control
+    characters and overrides of the direction of text, wherever they stand, are shown as \ufffd.
 
     Args:
         study: the settings.
@@ -83,9 +92,12 @@ def build(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
     )  # fmt: skip
     page = environment.get_template("report.html")
-    return page.render(**_content(study, tables, manifests, notes, pictures, records, sweep_rows))
+    content = _content(study, tables, manifests, notes, pictures, records, sweep_rows)
+    return CONTROL.sub(REPLACEMENT, page.render(**content))
 
 
+BUSY = ("index",)
+"""Steps whose notes say what was done, which differs between runs that come to the same."""
 HEADLINES = {
     "accuracy": "choice: right, %",
     "verdict": "judge: verdict",
@@ -159,6 +171,7 @@ def _content(
         "notes": [*notes, *_notes_of(manifests)],
         "nano_arms": _nano_arms(study),
         "findings": results.findings(estimates, declared),
+        "doubts": judges.doubts(judgements),
         "overall": _overall(estimates),
         "rank_titles": partial(results.rank_titles, estimates),
         "layers": results.layers(estimates, asked, order, beside),
@@ -253,7 +266,13 @@ def _packages(manifests: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
 
 
 def _notes_of(manifests: Mapping[str, Mapping[str, object]]) -> list[str]:
-    return [f"{name}: {note}" for name, m in manifests.items() for note in _list(m.get("notes"))]
+    """Return what a reader should be warned of; notes of other steps only say what was done."""
+    return [
+        f"{name}: {note}"
+        for name, manifest in manifests.items()
+        if name not in BUSY
+        for note in _list(manifest.get("notes"))
+    ]
 
 
 def _list(value: object) -> Sequence[object]:

@@ -57,7 +57,7 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
     ),
     "similarity": ("reference_similarity",),
     "human": ("human",),
-    "text": ("rouge1", "rougeL", "bleu", "bleu_corpus", "bertscore"),
+    "text": ("rouge1", "rougeL", "bleu_corpus", "bertscore"),
     "content": (
         "fact_recall", "facts_contradicted", "citation_recall", "citation_precision", "abstained",
         "words",
@@ -67,17 +67,23 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
 """Metrics of a section that have a column; the others stand in the full list below the table."""
 RANKED = {
     "accuracy", "accuracy_likelihood", "accuracy_likelihood_per_token", "verdict",
-    "ranking_strength", "reference_similarity", "human", "rouge1", "rougeL", "bleu", "bertscore",
+    "ranking_strength", "reference_similarity", "human", "rouge1", "rougeL", "bleu",
+    "bleu_corpus", "bertscore",
 }  # fmt: skip
-"""Metrics with a column of ranks; those of the others stand in the full list."""
+"""Metrics whose ranks and differences are shown; the full list has the ranks of the others."""
 PLOTTED: Mapping[str, tuple[str, ...]] = {
     "choice": ("accuracy",),
     "judge": ("verdict", "ranking_strength", "ranking_strength_length"),
     "similarity": ("reference_similarity",),
     "human": ("human",),
-    "text": ("rouge1", "rougeL", "bleu", "bertscore"),
+    "text": ("rouge1", "rougeL", "bleu_corpus", "bertscore"),
 }
 STRENGTHS = ("ranking_strength", "ranking_strength_length")
+UNKNOWN: Mapping[str, str] = {
+    "ranking_strength": "the rankings do not link all arms there, not even through a third",
+    "ranking_strength_length": "length and arm cannot be told apart there",
+}
+"""Why a metric may be without a value for every arm, and is then left out of the table."""
 SPLITS: Mapping[str, str] = {
     "test": "documents left out of training",
     "test_seen": "new questions on documents used in training",
@@ -139,6 +145,7 @@ class ArmRow(NamedTuple):
     questions: str
     clusters: str
     missing: str
+    """The fewest and the most over the metrics of the section."""
 
 
 class SubsetTable(NamedTuple):
@@ -178,6 +185,8 @@ class Layer(NamedTuple):
     title: str
     lead: str
     tables: tuple[SubsetTable, ...]
+    notes: tuple[str, ...]
+    """Sentences below the tables."""
     full: tuple[FullRow, ...]
 
 
@@ -281,7 +290,8 @@ def layers(
         full = tuple(
             _full_row(row) for row in sorted(rows, key=lambda row: (row.subset, row.metric))
         )
-        made.append(Layer(name, title, lead, tuple(tables), full))
+        notes = (*_left_out(name, rows), *_missing(tables))
+        made.append(Layer(name, title, lead, tuple(tables), notes, full))
     return made
 
 
@@ -302,7 +312,7 @@ def about(subset: str) -> str:
 
 def families(estimates: Sequence[Estimate], declared: Sequence[tuple[str, str]]) -> list[Family]:
     """Return the paired differences of the ranked metrics; undeclared ones in positive sense."""
-    wanted = [m for name in TITLES for metrics in LAYERS.get(name, ()) for m in metrics]
+    wanted = [m for name in TITLES for m in METRICS if m in RANKED and _section(m) == name]
     made = []
     for metric in wanted:
         here = [row for row in estimates if row.against and row.metric == metric]
@@ -328,6 +338,16 @@ def findings(estimates: Sequence[Estimate], declared: Sequence[tuple[str, str]])
             for metric in told
         ]
         if sentences:
+            alone = [_means([row for row in here if row.metric == m])[0].low is None for m in told]
+            if all(alone):
+                sentences.append(
+                    "All questions come from one document, so nothing can be said beyond it."
+                )
+            elif any(alone):
+                sentences.append(
+                    "Figures without an interval come from the questions of one document; nothing "
+                    "can be said beyond it."
+                )
             made.append(Finding(subset, about(subset), tuple(sentences)))
     return made
 
@@ -365,7 +385,7 @@ def _subset_table(
 ) -> SubsetTable:
     """Return the table and figure of one subset; `limits` are the ends of the axes, by metric."""
     by_metric = {m: {row.arm: row for row in rows if row.metric == m} for m in SHOWN[layer]}
-    metrics = tuple(m for m, column in by_metric.items() if column)
+    metrics = tuple(m for m, column in by_metric.items() if column and not _unknown(m, column))
     arms = ordered({row.arm for row in rows}, order)
     table = []
     for arm in arms:
@@ -405,8 +425,48 @@ def _subset_table(
             caption += " Dashed: guessing."
         if set(plotted) & set(STRENGTHS):
             caption += " Strengths in log-odds; dashed: the mean of the arms."
-    ranked = frozenset(metric for metric in metrics if metric in RANKED)
+    ranked = frozenset(row.metric for row in rows if row.metric in RANKED and row.rank is not None)
     return SubsetTable(subset, figure, caption, metrics, ranked, tuple(table))
+
+
+def _unknown(metric: str, column: Mapping[str, Estimate]) -> bool:
+    """Whether a metric that may be left out has no value for any arm of a subset."""
+    return metric in UNKNOWN and all(row.value is None for row in column.values())
+
+
+def _left_out(layer: str, rows: Sequence[Estimate]) -> list[str]:
+    """Return in a sentence each why the tables of a section lack a metric.
+
+    Where there is no strength at all, nothing more is said of that at equal length.
+    """
+    told: list[str] = []
+    silent: set[str] = set()
+    for metric in (metric for metric in SHOWN[layer] if metric in UNKNOWN):
+        own = [row for row in rows if row.metric == metric]
+        lacking = [
+            subset for subset in subsets(own)
+            if subset not in silent
+            and all(row.value is None for row in own if row.subset == subset)
+        ]  # fmt: skip
+        silent.update(lacking)
+        if lacking:
+            told.append(
+                f"“{short_label(metric)}” is left out for {listed(lacking)}: {UNKNOWN[metric]}."
+            )
+    return told
+
+
+def _missing(tables: Sequence[SubsetTable]) -> list[str]:
+    """Return in words what the column of missing answers counts, where it is not 0 throughout."""
+    counts = [row.missing for table in tables for row in table.rows if row.missing != "0"]
+    if not counts:
+        return []
+    spread = next((count for count in counts if "–" in count), "")
+    more = f" Where figures of one line differ, the fewest and the most are given, as {spread}."
+    return [
+        "Missing: answers that failed, or that could not be read or judged."
+        + (more if spread else "")
+    ]
 
 
 def _limits(rows: Sequence[Estimate], metric: str) -> tuple[float, float]:
@@ -494,10 +554,7 @@ def difference_row(row: Estimate, declared: Sequence[tuple[str, str]]) -> Differ
 
 def _tell(metric: str, rows: Sequence[Estimate], declared: Sequence[tuple[str, str]]) -> list[str]:
     """Return the sentences about one metric on one subset."""
-    means = sorted(
-        (row for row in rows if not row.against and row.value is not None),
-        key=lambda row: (-(row.value or 0), row.arm),
-    )
+    means = _means(rows)
     pairs = {(row.arm, row.against): row for row in rows if row.against}
     pairs |= {(row.against, row.arm): turned(row) for row in rows if row.against}
     best = means[0]
@@ -506,8 +563,7 @@ def _tell(metric: str, rows: Sequence[Estimate], declared: Sequence[tuple[str, s
         arm=best.arm, value=number(best.value, metric) + unit, n=best.questions
     )
     if best.low is None:
-        told += ". All questions come from one document, so nothing can be said beyond it."
-        return [told]
+        return [f"{told}."]
     sentences = [f"{told} (95 % interval {interval(best)}{unit})."]
     better, tied, behind = [], [], []
     for row in means[1:]:
@@ -533,6 +589,14 @@ def _tell(metric: str, rows: Sequence[Estimate], declared: Sequence[tuple[str, s
             ending = "" if _is_clear(pair) else ", not distinguishable"
             sentences.append(f"{a} against {b}: {_gap(pair)}{ending}.")
     return sentences
+
+
+def _means(rows: Sequence[Estimate]) -> list[Estimate]:
+    """Return the means of one metric on one subset that have a value, highest first."""
+    return sorted(
+        (row for row in rows if not row.against and row.value is not None),
+        key=lambda row: (-(row.value or 0), row.arm),
+    )
 
 
 def _place(row: Estimate) -> int | None:

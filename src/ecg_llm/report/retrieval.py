@@ -116,9 +116,10 @@ def _means(study: Study, lines: Sequence[_Line], columns: Sequence[str]) -> dict
     """Return the mean of each column over the questions that have it, clustered by source."""
     values = np.array([[line.values.get(name, np.nan) for name in columns] for line in lines])
     groups = np.array([line.question.group or line.question.question_id for line in lines])
+    none = (0,) * len(columns)
     panel = Panel(
         "", "", tuple(columns), values.astype(float),
-        np.unique(groups, return_inverse=True)[1].astype(np.intp), (0,) * len(columns), True,
+        np.unique(groups, return_inverse=True)[1].astype(np.intp), none, none, True,
     )  # fmt: skip
     found = means(panel, study.estimates.resamples, study.seed)
     made = dict(zip(columns, found, strict=True))

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from ecg_llm.records import Answer, Judgement, Question, Score
 from ecg_llm.report.counts import SHOWN_CHARACTERS
+from ecg_llm.report.judges import NOT_JUDGED
 from ecg_llm.report.results import ordered
+from ecg_llm.score.asking import shown_text
 from ecg_llm.score.verdict import read_verdict
 
 LISTED = 12
@@ -55,14 +57,18 @@ def worst(
 ) -> list[WorstAnswer]:
     """Return up to 12 answers with the lowest mean of a metric, at most two an arm, worst first.
 
-    Of equal ones, first those whose harm is feared most. Answers with the full mark are left out.
+    Of equal ones, first those whose harm is feared most. Answers with the full mark and those
+    without any are left out.
     """
     marks: dict[Key, list[Score]] = defaultdict(list)
     harms: dict[Key, list[Score]] = defaultdict(list)
+    silent: dict[Key, list[Score]] = defaultdict(list)
     for score in scores:
+        key = score.question_id, score.arm, score.repeat
         if score.value is not None and score.metric in (metric, "harm"):
-            of = marks if score.metric == metric else harms
-            of[score.question_id, score.arm, score.repeat].append(score)
+            (marks if score.metric == metric else harms)[key].append(score)
+        elif score.status == "unjudged" and score.metric == metric:
+            silent[key].append(score)
     asked = {row.question_id: row for row in questions}
     given = {(row.question_id, row.arm, row.repeat): row for row in answers}
     names = ordered({key[1] for key in marks}, arms)
@@ -84,7 +90,8 @@ def worst(
         if row.mode == "verdict" and row.order
     }
     return [
-        _worst_answer(asked[key[0]], given[key], marks[key], harms[key], replies) for key in chosen
+        _worst_answer(asked[key[0]], given[key], [*marks[key], *silent[key]], harms[key], replies)
+        for key in chosen
     ]
 
 
@@ -99,10 +106,10 @@ def _worst_answer(
     objections = []
     for mark in sorted(marks, key=lambda mark: mark.key):
         reply = replies.get((mark.rater, mark.question_id, mark.arm, mark.repeat), "")
-        said = read_verdict(reply) if reply else None
+        said = read_verdict(reply, shown_text(answer)) if reply else None
         objections.append(
             Objection(
-                mark.rater, mark.label, feared.get(mark.rater, ""),
+                mark.rater, mark.label or NOT_JUDGED, feared.get(mark.rater, ""),
                 said.reason if said else mark.note, said.evidence if said else "",
                 UNFOUND not in mark.note,
             )

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -31,8 +31,9 @@ NOTHING = "(nothing)"
 """What stands for a first reply without text: some servers refuse a turn that has none."""
 UNREAD = ("error", "refused")
 """Statuses of replies whose text is no judgement."""
-NO_OBJECT = "it does not end with a JSON object of its own"
+NO_OBJECT = "it holds no JSON object of its own, or ones that disagree or break off"
 NOT_SHOWN = "empty answer, not shown to the judge"
+NOT_JUDGED = "the judge was not asked"
 Problem = Callable[[str], str]
 """A reply's text -> what is wrong with it in a few words; empty: it can be read."""
 Judged = TypeVar("Judged", Judgement, KeyFacts)
@@ -188,20 +189,55 @@ def fence(*texts: str) -> str:
     return f"=== {digest(*texts, length=12)} ==="
 
 
-def last_object(reply: str, shown: str = "") -> dict[str, Any]:
-    """Return the JSON object that ends a reply; empty if it ends otherwise.
+def last_object(reply: str, keys: Set[str], shown: str = "") -> dict[str, Any]:
+    """Return the last JSON object of a reply that is the judge's own, its keys in small letters.
 
-    What stands further up may be quoted from an answer; an object that occurs in the text `shown`
-    to the judge is quoted wherever it stands. Halves of surrogate pairs, which JSON can escape and
-    no UTF-8 file can hold, are replaced.
+    Prose may stand before and behind it. Objects copied from the text `shown` to the judge, in
+    whatever spelling, are not the judge's: they neither count nor contradict. Of the others the
+    last one with one of these `keys` is taken. Empty: there is none, two say something else under
+    these keys, or one at the end of the reply breaks off. Halves of surrogate pairs, which JSON can
+    escape and no UTF-8 file can hold, are replaced.
     """
     said = without_thinking(reply)
     objects = json_objects(said)
-    if not objects or re.search(r"\w", said[objects[-1][1] :]):
+    if not objects or "{" in said[objects[-1][1] :]:
         return {}
-    last = objects[-1][0]
-    if any(last == value for value, _ in json_objects(shown)):
+    theirs = _bare(shown) if "{" in shown else ""
+    small = ({key.strip().lower(): one for key, one in value.items()} for value, _ in objects)
+    texts = [json.dumps(one, ensure_ascii=False) for one in small]
+    own = [json.loads(text) for text in texts if not theirs or _bare(text) not in theirs]
+    telling = [one for one in own if keys & one.keys()]
+    claims = {json.dumps([one.get(key) for key in keys]).lower() for one in telling}
+    if not own or len(claims) > 1:
         return {}
-    text = json.dumps(last, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8")
-    made: dict[str, Any] = json.loads(text)
+    text = json.dumps((telling or own)[-1], ensure_ascii=False)
+    made: dict[str, Any] = json.loads(text.encode("utf-8", "replace").decode("utf-8"))
     return made
+
+
+def why_unread(row: Judgement | None) -> str:
+    """Return why there is no judgement, from its row."""
+    if row is None:
+        return NOT_JUDGED
+    reason = row.reason or NO_OBJECT
+    return reason if row.status == "ok" else f"{row.status}: {reason}"
+
+
+def unchanged(
+    former: Iterable[Judged], requests: Iterable[Request], model: ChatModel
+) -> dict[str, Judged]:
+    """Return, by row_id, the rows that this model gave to the same requests in a former run."""
+    shas = {request.row_id: prompt_sha(request.messages) for request in requests}
+    return {
+        row.key[0]: row
+        for row in former
+        if row.status != "error"
+        and row.model == model.name
+        and row.prompt_sha == shas.get(row.key[0])
+    }
+
+
+def _bare(text: str) -> str:
+    """Return the letters and digits of a text: what is left whatever quotes or escapes it."""
+    unescaped = re.sub(r"\\+u([0-9a-f]{4})", lambda code: chr(int(code[1], 16)), text, flags=re.I)
+    return re.sub(r"\\+[bfnrt]|[\W_]+", "", unescaped).casefold()

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ecg_llm.contracts import UsageError
+from ecg_llm.embed import loading
 from ecg_llm.records import Answer, Question, Score
-from ecg_llm.score.overlap import comparable
+from ecg_llm.score.overlap import blank, comparable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 CHUNK = 512
 """Pairs whose token vectors are held in memory at a time."""
 
+HINT = '; "minilm" is packaged, and scores.bertscore: false does without'
+"""What to do besides, where an encoder cannot be loaded."""
 Triple = tuple[float, float, float]
 """Precision, recall and F1."""
 
@@ -30,8 +33,10 @@ class BertScorer:
     carries for the encoder and the question's language, where unlike sentences have about 0.
 
     Texts are cut at the encoder's longest input, as bert-score does. An empty answer has 0, also
-    where bert-score's rescaled 0 lies far below. Values of different encoders, layers or scales
-    cannot be compared: every row names all three. The paper's are of roberta-large, rescaled.
+    where bert-score's rescaled 0 lies far below. Where one language of several has no baseline, its
+    questions are "not_applicable", for every arm alike. Values of different encoders, layers or
+    scales cannot be compared: every row names all three. The paper's are of roberta-large,
+    rescaled.
     """
 
     metrics: tuple[str, ...] = ("bertscore_precision", "bertscore_recall", "bertscore")
@@ -54,8 +59,15 @@ class BertScorer:
         with_text = [item for item in found if item.text]
         languages = {question.question_id: question.language for question, _ in items}
         spoken = {languages[item.answer.question_id] for item in with_text}
-        scales = {language: self._scale(language) for language in sorted(spoken)}
-        notes = {language: self._note(language) for language in spoken}
+        scales, without = self._scales(sorted(spoken))
+        notes = {language: self._note(language) for language in scales}
+        for item in with_text:
+            if why := without.get(languages[item.answer.question_id]):
+                update = {"status": "not_applicable", "note": why}
+                scores += [
+                    blank(metric, item.answer).model_copy(update=update) for metric in self.metrics
+                ]
+        with_text = [item for item in with_text if languages[item.answer.question_id] in scales]
         values = self.values([(item.text, item.reference) for item in with_text])
         for item, triple in zip(with_text, values, strict=True):
             language = languages[item.answer.question_id]
@@ -95,22 +107,11 @@ class BertScorer:
         if self._loaded is None:
             import torch
             from transformers import AutoModel, AutoTokenizer
-            from transformers.utils import logging
 
             place = _place(self.encoder)
-            bars = logging.is_progress_bar_enabled()
-            logging.disable_progress_bar()
-            try:
+            with loading(place, "scores.encoder", "an encoder", HINT):
                 tokenizer = AutoTokenizer.from_pretrained(place)
                 model = AutoModel.from_pretrained(place, dtype=torch.float32).eval()
-            except (OSError, ValueError) as error:
-                raise UsageError(
-                    f"scores.encoder {self.encoder!r} cannot be loaded ({str(error)[:200]}); give "
-                    f'"minilm", a folder or a Hugging Face id, or set scores.bertscore: false.'
-                ) from error
-            finally:
-                if bars:
-                    logging.enable_progress_bar()
             layers = int(model.config.num_hidden_layers)
             layer = self._layer(layers)
             positions = getattr(model.config, "max_position_embeddings", None) or 514
@@ -133,6 +134,38 @@ class BertScorer:
         tuned: int = model2layers.get(_known(self.encoder), layers)
         # Another encoder may lie in a folder of that name.
         return self.layer or (tuned if tuned <= layers else layers)
+
+    def check(self) -> None:
+        """Refuse now what `score` would refuse, as far as the encoder's config.json tells.
+
+        Raises:
+            UsageError: the encoder cannot be found, has no such layer, or has no baseline at all.
+        """
+        from transformers import AutoConfig
+
+        place = _place(self.encoder)
+        with loading(place, "scores.encoder", "an encoder", HINT):
+            layers = int(AutoConfig.from_pretrained(place).num_hidden_layers)
+        layer = self._layer(layers)
+        if self.rescale and not _baselines(self.encoder, layers):
+            _baseline(self.encoder, "en", layer, layers)
+
+    def _scales(self, languages: Sequence[str]) -> tuple[dict[str, Triple], dict[str, str]]:
+        """Return what unlike sentences have in each language, and why others have no baseline.
+
+        Raises:
+            UsageError: none of the languages has one.
+        """
+        scales: dict[str, Triple] = {}
+        without: dict[str, str] = {}
+        for language in languages:
+            try:
+                scales[language] = self._scale(language)
+            except UsageError as error:
+                without[language] = str(error)
+        if without and not scales:
+            raise UsageError(next(iter(without.values())))
+        return scales, without
 
     def _scale(self, language: str) -> Triple:
         """Return what unlike sentences have in this language; 0 if not rescaled."""
@@ -234,16 +267,26 @@ def _baseline(encoder: str, language: str, layer: int, layers: int) -> Triple:
     Raises:
         UsageError: it carries none for this encoder and language.
     """
-    folder = resources.files("bert_score") / "rescale_baseline"
-    name = _known(encoder)
-    file = folder / language / f"{name}.tsv"
-    rows: list[list[str]] = []
-    if name and file.is_file():
-        rows = list(csv.reader(file.read_text("utf-8").splitlines()))[1:]
+    rows = _baseline_rows(encoder, language)
     if len(rows) != layers + 1:
+        has = ", ".join(_baselines(encoder, layers)) or "no language"
         raise UsageError(
             f"scores.rescale: bert-score carries no baseline of {encoder} with {layers} layers for "
-            f"language {language!r}; choose another scores.encoder, or set scores.rescale: false."
+            f"language {language!r} (it does for {has}); choose another scores.encoder, or set "
+            f"scores.rescale: false."
         )
     precision, recall, f1 = map(float, rows[layer][1:])
     return precision, recall, f1
+
+
+def _baselines(encoder: str, layers: int) -> list[str]:
+    """Return the languages for which bert-score carries a baseline of this encoder."""
+    folder = resources.files("bert_score") / "rescale_baseline"
+    languages = sorted(place.name for place in folder.iterdir() if place.is_dir())
+    return [name for name in languages if len(_baseline_rows(encoder, name)) == layers + 1]
+
+
+def _baseline_rows(encoder: str, language: str) -> list[list[str]]:
+    name = _known(encoder)
+    file = resources.files("bert_score") / "rescale_baseline" / language / f"{name}.tsv"
+    return list(csv.reader(file.read_text("utf-8").splitlines()))[1:] if file.is_file() else []

@@ -35,19 +35,21 @@ def parse(text: str, options: Sequence[str], parser: str = "tolerant") -> Choice
     JSON answer; a stated answer ("the answer is B", "Antwort B", "B is correct", a first line
     that starts with the letter), given by letter or by the option's words; a letter that ends
     the reply; an option's words that open or end a short one. A reply that states two answers
-    has none, unless the last is marked as the conclusion ("final answer", "therefore"). Where
-    letter and words disagree the letter counts, since it was asked for.
+    has none, unless the last is marked as the conclusion ("final answer", "therefore"); options
+    that it rejects ("wrong answers: A, C") and lists of all options state nothing. Where letter
+    and words disagree the letter counts, since it was asked for.
 
     Raises:
         UsageError: there is no parser of this name.
     """
     _check(parser)
     strict = _STRICT.fullmatch(text.strip())
-    if strict or parser == "strict":
-        return Choice(_among(strict.group(1) if strict else "", options), "strict")
+    letter = _among(strict.group(1), options) if strict else None
+    if letter or parser == "strict":
+        return Choice(letter, "strict")
     reply, words = _clean(text), _option_words(tuple(options))
     for said in (_json_answer(reply), reply):
-        marked = _marked(said, words)
+        marked = _marked(said, words, frozenset(LETTERS[: len(options)]))
         for rule in (_stated, _ending, _worded):
             if letters := rule(marked):
                 return Choice(_among(letters, options), "tolerant")
@@ -84,13 +86,11 @@ _NOISE = tuple(
         (r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}", r"\1"),
         (r"\\boxed\s*\{([^{}]*)\}", r"\nFinal answer: \1\n"),
         (r"(?<=\S)<\|(?:eot_id|eom_id|im_end|end|end_of_turn|endoftext|return)\|>.*", ""),
-        (r"</?[a-z|][^<>\n]{0,30}>|\\[()\[\]]|[*`$«»\u200b-\u200d\ufeff]|__", ""),
+        (r"</?[a-z|][^<>\n]{0,30}>|\\[()\[\]]|[*`$«»\u200b-\u200d\ufe0f\ufeff]|__", ""),
         (r"(?<!\w)_|_(?!\w)|(?:\A|(?<=\n))[#>]+", ""),
         (r"\A\s*assistant\b:?", ""),
         (r"[^\S\n]+", " "),
-        (r"\A\s*A: (?=\(?[A-Z]\b\W*\Z)", ""),
-        (r" ?\n ?", "\n"),
-        (r"\((?-i:A[,/][A-Z ,/]*)(?:(?:or|oder) (?-i:[B-Z]))?\)", ""),
+        (r" ?\n[ \n]*", "\n"),
         # A question that a reply asks itself says nothing.
         (rf"(?:\A|(?<=\n)|(?<=[.!?] )){_INTERROGATIVE}\b[^.!?\n]*\?", ""),
         # A model that goes on with a question of its own has ended its answer.
@@ -113,10 +113,13 @@ def _option_words(options: tuple[str, ...]) -> tuple[tuple[str, re.Pattern[str]]
     found = []
     for letter, option in zip(LETTERS, options, strict=False):
         words = re.split(r"[\s-]+", _clean(option).rstrip(".!? "))
-        # An option that is itself a letter (vitamin "D") cannot be told from a label.
-        if not re.fullmatch(r"[A-Za-z]?", "".join(words)):
-            pattern = r"(?<![\w-])" + r"[\s-]+".join(map(re.escape, words)) + r"(?!\w)"
-            found.append((letter, re.compile(pattern, re.IGNORECASE)))
+        name, flags, end = "".join(words), re.IGNORECASE, r"(?!\w)"
+        if len(name) == 1 and name.isalpha():  # lead "I" of the ECG, but no "I think"
+            flags, end = re.NOFLAG, r"(?=\s*(?:\Z|[)\n.,;:]))"
+        # An option that is itself a label (vitamin "D") cannot be told from one.
+        if name and name.upper() not in tuple(LETTERS[: len(options)]):
+            pattern = r"(?<![\w-])" + r"[\s-]+".join(map(re.escape, words)) + end
+            found.append((letter, re.compile(pattern, flags)))
     return tuple(sorted(found, key=lambda item: -len(item[1].pattern)))
 
 
@@ -129,12 +132,13 @@ _BE = (
     r"(?:is|was|are|would be|will be|should be|must be|has to be|seems to be|appears to be|"
     r"remains|ist|wäre|sind|lautet|heißt)"
 )
-_BEST = r"(?:best|beste|most (?:likely|appropriate|probable|accurate|suitable))"
+_BEST = r"(?:best|beste|closest|most (?:likely|appropriate|probable|accurate|suitable))"
 _CORRECT = rf"(?:correct|right|true|richtige?|korrekte?|zutreffende?|wahr|(?:the )?{_BEST})"
-_WRONG = (
-    r"(?:not|in\w*correct|wrong|false|unlikely|untrue|impossible|excluded|ruled out|"
-    r"nicht|falsch\w*|unwahrscheinlich|ausgeschlossen|kein\w*)"
+_REJECTED = (
+    r"(?:in\w*correct|wrong|false|unlikely|untrue|impossible|excluded|ruled out|rejected|"
+    r"falsch\w*|unwahrscheinlich\w*|ausgeschlossen)"
 )
+_WRONG = rf"(?:not|nicht|kein\w*|{_REJECTED})"
 _BECAUSE = r"(?:because|since|as|due|weil|da|denn)"
 _LIKELY = (
     r"(?:clearly|definitely|therefore|thus|hence|also|indeed|probably|likely|most likely|simply|"
@@ -143,12 +147,14 @@ _LIKELY = (
 )
 _FILL = rf"(?:[\s\"'“”„‘’:(]|(?:{_LIKELY}|{_NOUN}|the|an?|der|die|das|eine?)\b){{0,20}}"
 
+_NOUNS = rf"{_NOUN}(?:s|en)?"
+
 # What follows a letter that names an option, as it does not in "A P wave" or "a long PR".
 _AFTER_LABEL = re.compile(
-    rf"\s*(?:\Z|[)\]}}\n.,;:!?/&+|=<>–—(])|\s(?:-|{_BECAUSE}\b|{_BE}\b|{_CORRECT}\b|(?:which|and|"
+    rf"\s*(?:\Z|[)\]}}\n.,;:!?/&+|=<>–—(→❌✗✘✓✔✅])|\s(?:-|{_BECAUSE}\b|{_BE}\b|{_CORRECT}\b|(?:which|and|"
     r"or|but|not|with|based|over|than|rather|instead|und|oder|aber|nicht|stimmt|trifft|die|das|"
-    r"wählen|nehmen|fits|does|can)\b|(?-i:(?:(?:to|through|bis)\s)?[A-Z])"
-    r"(?:(?-i:\s[A-Z]))*[.)]?\s*(?:\Z|\n))",
+    r"wählen|nehmen|würde|kommt|in frage|fits|does|can)\b|(?-i:(?:(?:to|through|bis)\s)?[A-Z])"
+    r"(?:(?-i:\s[A-Z])){0,25}[.)]?\s*(?:\Z|\n))",
     re.I,
 )
 _AFTER_SMALL_LABEL = re.compile(
@@ -164,13 +170,13 @@ _NAMES = re.compile(
     r"typ|gruppe|stadium|klasse|ableitung|faktor) \Z",
     re.I,
 )
-# Before an option's words: "second-degree AV block" is no "AV block".
+# Before an option's words: "second-degree AV block" is no "AV block", and an example no answer.
 _ANOTHER = re.compile(
     r"\b(?:degree|grade?s?|left|right|(?:in)?complete|partial|upper|lower|pseudo|non|without|ohne|"
-    r"links|rechts|(?:in)?komplett\w*)[ -]\Z",
+    r"links|rechts|(?:in)?komplett\w*|such as|e\.g\.)[ -]\Z",
     re.I,
 )
-_ANSWERS = re.compile(r"\A«A»:\s(?!«a»)(?=\S)")
+_ANSWERS = re.compile(r"\A«A»: (?!«a»)(?!.*\n«B»)(?=\S)", re.S)
 _LABEL_AND_WORDS = re.compile(r"«([A-Z])»[\s.,:;=)\]–—-]*«([a-z])»")
 _LIST = re.compile(
     rf"«(\w+)»\)?\s*(?:(?:,?\s*\b(?:or|oder)\b|/)\s*(?:{_NOUN} )?«(\w+)»|"
@@ -181,16 +187,25 @@ _LIST = re.compile(
     r"(?!\)?\s(?:is|ist|was|war|has|hat|would|does|can|could|shows)\b))",
     re.I,
 )
+_LISTED = re.compile(r"\(?«(\w+)»\)?")
+_BETWEEN = re.compile(r"\b(?:between|zwischen) «\w+»\)? (?:and|und) «\w+»\)?,?", re.I)
+_BAD = rf"(?:(?:not|nicht) {_CORRECT}|{_REJECTED}|worst|least \w+)"
 _DENIED_BEFORE = re.compile(
-    r"(?:[❌✗✘]|\b(?:not|never|nicht|auf keinen fall|kein\w*|neither|nor|weder|noch|unlike|"
-    r"cannot|anything but|unlikely|(?:than|over|instead of|statt)(?=\s«(?-i:[A-Z]+)»)|"
-    rf"(?:incorrect|wrong|false|falsche?|least \w+|unlikely)\s(?:{_NOUN}\s)?{_BE})\b|n['’]t\b)"
+    r"(?:(?<![^\n])[❌✗✘]|\b(?:not|never|nicht|auf keinen fall|kein\w*|neither|nor|weder|noch|"
+    r"unlike|cannot|anything but|unlikely|(?:than|over|instead of|statt)(?=\s«(?-i:[A-Z]+)»)|"
+    rf"{_BAD} {_BE})\b|n['’]t\b|"
+    # Headings, and lists of what might be answered.
+    rf"\b(?:{_BAD}|example)[ _]{_NOUNS}(?: \w+)?\"?(?: {_BE}\b|:\n?|\n)|"
+    rf"(?:possible|other|mögliche) (?!{_NOUN}\b){_NOUNS}(?: {_BE}\b|:\n?)|"
+    rf"(?<![\w»)—:,] )\b{_BAD}:\n?)"
     rf"(?:[ :]|\b(?:{_NOUN}|{_BE}|be|to|an?|the|choose|select|pick|eine?)\b)*«\w+»",
     re.I,
 )
 _DENIED_AFTER = re.compile(
-    r"«\w+»(?:[).:,]?[ ]*[❌✗✘]|[).:,]?\s*(?:(?:which|that|das|was)\s)?"
-    rf"(?:{_BE}|do|does|cannot|can|trifft|stimmt|[–—(-])?\s*(?:\w+ )?{_WRONG}\b"
+    r"«\w+»(?:[).:,|]? ?[❌✗✘]|[).:,|]? ?(?:(?:which|that|das|was)\s)?"
+    rf"(?:{_BE}|do|does|cannot|can|trifft|stimmt|[–—(=→-])? ?(?:\w+ )?{_WRONG}\b"
+    # The heading of the next sentence says nothing of this letter.
+    rf"(?!:\s*«|\s{_NOUNS}\b(?:[^.\n«]{{0,20}}:| {_BE}\b))"
     r"(?:\s(?:correct|right|true|richtig))?)",
     re.I,
 )
@@ -202,33 +217,41 @@ def _same(letter: str, said: re.Match[str]) -> str:
     return said.group() if another else f"«{letter.lower()}»"
 
 
-def _marked(reply: str, words: Sequence[tuple[str, re.Pattern[str]]]) -> str:
+def _marked(
+    reply: str, words: Sequence[tuple[str, re.Pattern[str]]], labels: frozenset[str]
+) -> str:
     """Return the reply with every option named in it as «B» (its letter) or «b» (its words).
 
     A letter with the option's words is «B»), a list like "A or B" is «AB»; options that the
-    reply rejects ("not A", "A is wrong") are left out.
+    reply rejects ("not A", "A is wrong"), lists of all `labels` and "between A and B" are left
+    out.
     """
     for letter, pattern in words:
         reply = pattern.sub(partial(_same, letter), reply)
 
     def label(found: re.Match[str]) -> str:
-        letter, rest = found.group(1), reply[found.end() :]
+        letter, end = found.group(1), found.end()
         named = _NAMES.search(reply, max(0, found.start(1) - 12), found.start(1))
-        if named or (letter.isupper() and _LATIN.match(rest)):
+        if named or (letter.isupper() and _LATIN.match(reply, end)):
             return found.group()
         after = _AFTER_LABEL if letter.isupper() else _AFTER_SMALL_LABEL
-        own = rest.lstrip(" .:)").startswith(f"«{letter.lower()}»")
-        return f"«{letter.upper()}»" if own or after.match(rest) else found.group()
+        own = reply[end : end + 8].lstrip(" .:)").startswith(f"«{letter.lower()}»")
+        if not (own or after.match(reply, end)):
+            return found.group()
+        # A bracket that stays open keeps what stands in it apart from what stands before.
+        opened = found.group()[0] == "(" and reply[end : end + 1] != ")"
+        return f"{'(' if opened else ''}«{letter.upper()}»"
 
     # "A: ..." may be the answer to a question and not the first option.
     reply = _ANSWERS.sub("", _LABEL.sub(label, reply))
     reply = _LABEL_AND_WORDS.sub(
         lambda both: f"«{both[1]}»)" if both[1].lower() == both[2] else both[0], reply
     )
-    joined = ""
+    reply, joined = _BETWEEN.sub("", reply), ""
     while joined != reply:
         joined, reply = reply, _LIST.sub(lambda pair: f"«{pair[1]}{pair[2] or pair[3]}»", reply)
-    return _DENIED_AFTER.sub("—", _DENIED_BEFORE.sub("—", reply))
+    reply = _DENIED_AFTER.sub("—", _DENIED_BEFORE.sub("—", reply))
+    return _LISTED.sub(lambda some: some[0] if labels - set(some[1].upper()) else "", reply)
 
 
 def json_objects(text: str) -> list[tuple[dict[str, object], int]]:
@@ -297,9 +320,14 @@ _STATEMENTS = tuple(
         ),
         (2, r"\b(?:answer|antwort|lösung)\s+", _LETTER),
         (2, rf"\b(?:{_CORRECT}|zutreffend)(?: one)?\s*(?:\b{_BE}\b|:)", _FILL, _ANY),
-        (2, rf"\b(?:I|we|ich|wir)\b(?:['’]\w+)?(?: \w+){{0,3}}? {_CHOOSE}\b", _FILL, _ANY),
+        (
+            2,
+            rf"\b(?:(?:I|we|ich|wir)\b(?:['’]\w+)?(?: \w+){{0,3}}? {_CHOOSE}|{_CHOOSE} ich)\b",
+            _FILL,
+            _ANY,
+        ),
         (2, _SO, _FILL, _LETTER),
-        (2, r"(?:\A|(?<=\n))[✓✔✅☑]\ufe0f?[ ]?", _ANY),
+        (2, r"(?:\A|(?<=\n))[✓✔✅☑] ?", _ANY),
         (2, r"\b(?:wait|sorry|correction|actually|I mean)\b[,:]? ", _FILL, _LETTER),
         (
             2,
@@ -310,8 +338,9 @@ _STATEMENTS = tuple(
         (
             1,
             _ANY,
-            rf"\W{{0,3}}?(?:,?\s*{_BE}\s+(?:{_LIKELY} )*|[-–:(]\s*|\s)",
-            rf"(?:(?:die |das )?{_CORRECT}(?!\w)|fits|stimmt|trifft zu|[✓✔✅])",
+            rf"\W{{0,3}}?(?:,?\s*{_BE}\s+(?:{_LIKELY} )*|[-–:(|=→]\s*|\s)",
+            rf"(?:(?:die |das )?{_CORRECT}(?!\w)|fits|stimmt|trifft zu|"
+            rf"(?:kommt (?:{_LIKELY} )*)?in frage|[✓✔✅])",
         ),
         (
             1,
@@ -322,7 +351,8 @@ _STATEMENTS = tuple(
         ),
         (
             1,
-            r"\b(?:leaves?|leaving|points? to|go with|choose|pick|select)\b(?: us)?(?: only)?",
+            r"\b(?:leaves?|leaving|bleibt|points? to|go with|choose|pick|select)\b"
+            r"(?: us)?(?: only| nur)?",
             _FILL,
             _LETTER,
         ),
@@ -375,8 +405,11 @@ def _stated(marked: str) -> str:
     return _union(statement.letters for statement in heaviest)
 
 
+_ABSTAINS = (
+    r"\W+(?:as in|«?I»? (?:can|don?|am)(?: ?not|['’]t) (?:able|answer|know|say|tell|determine)\b)"
+)
 _LINE = re.compile(
-    rf"^(?:{_NOUN}\s(?=«\w»\)?(?:[.,]|\s*$|\s{_BECAUSE}\b)))?{_LETTER}(?=[).:,;–—]|\s*$|\s[–—(-]|\s{_BECAUSE}\b)",
+    rf"^(?:{_NOUN}\s(?=«\w»\)?(?:[.,]|\s*$|\s{_BECAUSE}\b)))?{_LETTER}(?!{_ABSTAINS})(?=[).:,;–—]|\s*$|\s[–—(-]|\s{_BECAUSE}\b)",
     re.I | re.M,
 )
 _WEIGHED = re.compile(r"«\w+»[):]{0,2}\s?\(?\d+\s?%.*?«\w+»[):]{0,2}\s?\(?\d+\s?%", re.S)
@@ -390,7 +423,8 @@ def _chosen_lines(marked: str) -> Iterator[tuple[int, str]]:
     """Yield place and letters of the first line if it starts with a label, and of a last label.
 
     A first label A before a B is the list of options repeated, no choice, and so is a last label
-    that goes on with such a list. A line of labels alone or with percentages chooses none.
+    that goes on with such a list. A line of labels alone or with percentages chooses none, and
+    neither does one that goes on to abstain ("A - I cannot answer").
     """
     lines = list(_LINE.finditer(marked))
     bare = re.match(r"(?:«\w»[^\w\n«:)]*){2,}$", marked, re.M)
@@ -462,9 +496,9 @@ def parse_lines(lines: Iterable[str], parser: str = "tolerant") -> Iterator[dict
         UsageError: there is no parser of this name.
     """
     _check(parser)
-    for line in lines:
+    for number, line in enumerate(lines):
         try:
-            value = json.loads(line)
+            value = json.loads(line if number else line.removeprefix("\ufeff"))
         except (ValueError, RecursionError) as error:
             yield {"choice": None, "parser": parser, "error": f"not JSON: {error}"}
             continue
@@ -474,8 +508,8 @@ def parse_lines(lines: Iterable[str], parser: str = "tolerant") -> Iterator[dict
             problem = '"text" must be a string'
         elif not (isinstance(options, list) and all(isinstance(option, str) for option in options)):
             problem = '"options" must be a list of strings'
-        elif not 2 <= len(options) <= len(LETTERS):
-            problem = f'"options" must hold 2 to {len(LETTERS)} strings'
+        elif not 2 <= len(options) <= len(LETTERS) or len(set(options)) < len(options):
+            problem = f'"options" must hold 2 to {len(LETTERS)} different strings'
         else:
             choice = parse(text, options, parser)
             yield {"choice": choice.letter, "parser": choice.parser}

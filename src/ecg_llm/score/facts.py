@@ -24,9 +24,12 @@ from ecg_llm.score.asking import (
     judgement_id,
     last_object,
     shown_text,
+    unchanged,
     unshown,
+    why_unread,
 )
 from ecg_llm.score.overlap import Item, blank, comparable
+from ecg_llm.words import stems
 
 NAME = "facts"
 """The judge of these judgements and the rater of these scores."""
@@ -53,20 +56,27 @@ def list_facts(
     model: ChatModel,
     questions: Sequence[Question],
     settings: Facts,
+    seed: int,
     done: Collection[str] = (),
     progress: Progress = lambda done, total: None,
+    former: Sequence[KeyFacts] = (),
 ) -> Iterator[KeyFacts]:
     """Yield the facts of the reference of each open question that has one, as the replies come.
 
     The model sees question and reference, not the passage behind them: what only the passage says,
     an answer as good as the reference would be found to lack. A reply that could not be read twice
-    is a row without facts; its reason says why. `done` holds the question_ids that need no row.
+    is a row without facts; its reason says why. `done` holds the question_ids that need no row,
+    `former` rows to yield again where the request is the same.
 
     Raises:
         ServerError: the model cannot be reached; what was yielded before is good.
     """
     of = {question.question_id: question for question in questions}
-    for heard in hear(model, list_requests(questions), decoding(settings), done, progress):
+    requests = list_requests(questions)
+    kept = unchanged(former, requests, model)
+    yield from (row for name, row in kept.items() if name not in done)
+    requests = [request for request in requests if request.row_id not in kept]
+    for heard in hear(model, requests, decoding(settings, seed), done, progress):
         facts = read_facts(heard.reply.text, of[heard.row_id])
         yield filled(KeyFacts(question_id=heard.row_id, facts=facts), heard, model.name)
 
@@ -97,16 +107,16 @@ def list_messages(question: Question) -> list[Message]:
 
 
 def read_facts(reply: str, question: Question) -> tuple[str, ...]:
-    """Return the facts that the JSON object at the end of a reply lists, equal ones once.
+    """Return the facts that the last JSON object of a reply lists, equal ones once.
 
-    Empty: there is no such object, or its facts are too many, too long, or hold a number, lead or
-    the like that neither the reference nor the question has.
+    Empty: there is no such object, or its facts are too many, too long, share no word with the
+    reference or the question, or hold a number, lead or the like that neither has.
     """
     return () if _list_problem(question, reply) else tuple(_listed(reply))
 
 
 def _listed(reply: str) -> list[str]:
-    listed = last_object(reply).get("facts")
+    listed = last_object(reply, frozenset({"facts"})).get("facts")
     if not isinstance(listed, list) or not all(isinstance(fact, str) for fact in listed):
         return []
     unique: dict[str, str] = {}
@@ -118,7 +128,10 @@ def _listed(reply: str) -> list[str]:
 def _list_problem(question: Question, reply: str) -> str:
     facts = _listed(reply)
     if not facts:
-        return 'it does not end with a JSON object that has a list of sentences under "facts"'
+        return (
+            'it holds no JSON object with a list of sentences under "facts", or ones that disagree '
+            "or break off"
+        )
     if len(facts) > MOST:
         return f"it lists {len(facts)} facts, more than {MOST}"
     for fact in facts:
@@ -129,7 +142,15 @@ def _list_problem(question: Question, reply: str) -> str:
         # A fact that stands by itself may repeat the numbers of the question.
         if absent := lacking(fact, question.reference, question.question):
             return f"a fact says {', '.join(absent)}, which the reference does not"
+        if not _shares_words(fact, question.reference, _asked(question)):
+            return f"a fact shares no word with the reference: {fact[:TOLD_LENGTH]!r}"
     return ""
+
+
+def _shares_words(fact: str, *texts: str) -> bool:
+    """Return whether one of the texts holds a content word of a fact, numbers apart."""
+    held = frozenset[str]().union(*map(stems, texts))
+    return any(not stem[0].isdigit() for stem in stems(fact) & held)
 
 
 def check_facts(
@@ -137,14 +158,17 @@ def check_facts(
     items: Sequence[tuple[Question, Answer]],
     facts: Mapping[str, KeyFacts],
     settings: Facts,
+    seed: int,
     done: Collection[str] = (),
     progress: Progress = lambda done, total: None,
+    former: Sequence[Judgement] = (),
 ) -> Iterator[Judgement]:
     """Yield what each answer says of the facts of its reference, one answer a request.
 
     `facts` are by question_id; answers to questions without any give nothing. The model sees the
     answer without citation keys, never the arm. Answers that failed, were refused, are empty or
-    only abstain are not sent; their rows say so. `done` holds the judgement_ids that need no row.
+    only abstain are not sent; their rows say so. `done` holds the judgement_ids that need no row,
+    `former` rows to yield again where the request is the same.
 
     Raises:
         ServerError: the model cannot be reached; what was yielded before is good.
@@ -157,7 +181,11 @@ def check_facts(
             reply = _unsent(answer)
             if reply and made not in done:
                 yield _judgement(answer, Heard(made, "", reply, ""), model.name)
-    for heard in hear(model, check_requests(items, facts), decoding(settings), done, progress):
+    requests = check_requests(items, facts)
+    kept = unchanged(former, requests, model)
+    yield from (row for name, row in kept.items() if name not in done)
+    requests = [request for request in requests if request.row_id not in kept]
+    for heard in hear(model, requests, decoding(settings, seed), done, progress):
         yield _judgement(of[heard.row_id], heard, model.name)
 
 
@@ -171,7 +199,7 @@ def check_requests(
         if listed and not _unsent(answer):
             made = judgement_id(NAME, "facts", answer)
             messages = check_messages(question, answer, listed)
-            problem = partial(_check_problem, len(listed), answer.text)
+            problem = partial(_check_problem, len(listed), shown_text(answer))
             requests.append(Request(made, messages, _check_schema(len(listed)), problem))
     return requests
 
@@ -220,9 +248,9 @@ def _asked(question: Question) -> str:
     return quoted("\n\n".join(filter(None, (question.question, question.context))))
 
 
-def decoding(settings: Facts) -> Decoding:
+def decoding(settings: Facts, seed: int) -> Decoding:
     """Return how the replies are sampled."""
-    return Decoding(max_tokens=settings.max_tokens, temperature=settings.temperature)
+    return Decoding(settings.max_tokens, settings.temperature, seed=seed)
 
 
 def _numbers(count: int) -> list[str]:
@@ -239,13 +267,13 @@ def _check_schema(count: int) -> dict[str, object]:
     }
 
 
-def read_check(reply: str, count: int, answer: str) -> tuple[str, ...]:
+def read_check(reply: str, count: int, shown: str) -> tuple[str, ...]:
     """Return what a reply says of each of `count` facts, in their order; empty: not readable.
 
-    The JSON object that ends the reply has a key for the number of each fact and of no other, or a
-    list with one word a fact under "facts". One that the answer holds as well is not believed.
+    The last JSON object of the reply has a key for the number of each fact and of no other, or a
+    list with one word a fact under "facts". One copied from the answer `shown` is not believed.
     """
-    last = last_object(reply, answer)
+    last = last_object(reply, {"facts", *_numbers(count)}, shown)
     listed = last.get("facts", last)
     if isinstance(listed, dict):
         numbered = {key.strip(): said for key, said in listed.items() if key.strip().isdecimal()}
@@ -256,12 +284,12 @@ def read_check(reply: str, count: int, answer: str) -> tuple[str, ...]:
     return found if set(found) <= set(SAID) else ()
 
 
-def _check_problem(count: int, answer: str, reply: str) -> str:
-    if read_check(reply, count, answer):
+def _check_problem(count: int, shown: str, reply: str) -> str:
+    if read_check(reply, count, shown):
         return ""
     return (
-        f"it does not end with a JSON object that says one of {', '.join(SAID)} for each "
-        f"number from 1 to {count}"
+        f"it holds no JSON object of its own that says one of {', '.join(SAID)} for each number "
+        f"from 1 to {count}, or ones that disagree or break off"
     )
 
 
@@ -273,9 +301,10 @@ def fact_scores(
     """Return, for every answer to an open question, the shares of facts stated and contradicted.
 
     The shares are of all facts of the reference; the note quotes some that are not stated. An empty
-    answer and one that only abstains state none. A question without facts is "not_applicable" for
-    all its answers, whatever became of them; else a failed answer or request scores "error", a
-    refused answer or a reply that cannot be read "unparsed".
+    answer and one that only abstains state none. A question without a reference is "not_applicable"
+    and one whose facts could not be listed "unjudged" for all its answers, whatever became of them;
+    else a failed answer scores "error", a refused one "unparsed", and one for which the model gave
+    no reply that can be read "unjudged".
     """
     by_id = {made.judgement_id: made for made in judgements if made.mode == "facts"}
     scores: list[Score] = []
@@ -284,11 +313,10 @@ def fact_scores(
         if _facts_of(question, facts):
             asked.append((question, answer))
         elif question.kind == "open":
-            why = "no reference"
+            update = {"status": "not_applicable", "note": "no reference"}
             if question.reference.strip():
-                row = facts.get(question.question_id)
-                why = f"no key facts: {row.reason if row else 'they were not listed'}"
-            update = {"status": "not_applicable", "note": why}
+                why = _why_unlisted(facts.get(question.question_id))
+                update = {"status": "unjudged", "note": f"no key facts: {why}"}
             scores += [blank(metric, answer).model_copy(update=update) for metric in METRICS]
     found, others = comparable(METRICS, asked)
     scores += others
@@ -298,15 +326,20 @@ def fact_scores(
     return [score.model_copy(update={"rater": NAME}) for score in scores]
 
 
+def _why_unlisted(row: KeyFacts | None) -> str:
+    if row is None:
+        return "they were not listed"
+    again = "; `ecg-llm run --retry` asks for them again" if row.status == "error" else ""
+    return f"{row.reason}{again}"
+
+
 def _counted(item: Item, made: Judgement | None, facts: Sequence[str]) -> list[Score]:
     """Return the scores of an answer that could be compared with the facts."""
-    found = read_check(made.reply, len(facts), item.answer.text) if made else ()
+    found = read_check(made.reply, len(facts), shown_text(item.answer)) if made else ()
     if _unsent(item.answer):
         found = ("missing",) * len(facts)
     if not found:
-        status = "error" if made is None or made.status == "error" else "unparsed"
-        note = f"{made.status}: {made.reason}" if made else "the answer was not checked for facts"
-        update = {"status": status, "note": note}
+        update = {"status": "unjudged", "note": why_unread(made)}
         return [blank(metric, item.answer).model_copy(update=update) for metric in METRICS]
     return [
         item.scored("fact_recall", *_share("stated", found, facts, SAID[1:])),

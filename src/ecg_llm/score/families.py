@@ -11,14 +11,17 @@ NAMED_BY: Mapping[str, re.Pattern[str]] = {
     family: re.compile(pattern)
     for family, pattern in {
         # Not the programs that run others' models under the llama's name.
-        "llama": r"(?<!o)llama(?!file|index|[._ -]?(?:cpp|factory))|vicuna|medalpaca|meditron|"
-        r"openbiollm|med42|clinicalcamel",
+        "llama": r"(?<![^a-z]o)(?<!^o)llama(?!file|index|[._ -]?(?:cpp|factory))|vicuna|medalpaca|"
+        r"meditron|openbiollm|med42|clinicalcamel|wizardlm(?![-_ ]?2)|"
+        r"^(?!.*olmo).*(?<![a-z])tulu[-_ ]?v?[23]",
         # Not gpt2, gpt-neo, gpt-j or biogpt: others, with weights of their own.
-        "gpt": r"chatgpt|(?<![a-z])gpt[-_ ]?(?:[345]|oss)|(?:^|/)o[134](?![a-z0-9])|text-davinci",
-        "claude": r"claude",
+        "gpt": r"chatgpt|(?<![a-z])gpt[-_ ]?(?:[345](?!all)|oss)|(?:^|/)o[134](?![a-z0-9])|"
+        r"(?<![a-z])(?:davinci|babbage)-00\d",
+        "claude": r"claude|(?<![a-z])(?:sonnet|opus(?!-mt)|haiku)(?![a-z])",
         # Gemma comes of Gemini's research and is distilled from its like.
         "gemini": r"gemini|gemma|(?<![a-z])palm-?2",
-        "mistral": r"(?:mis|mix|minis|magis|devs|codes|pix|vox|maths)tral",
+        "mistral": r"(?:mis|mix|minis|magis|devs|codes|pix|vox|maths)tral|wizardlm[-_ ]?2|"
+        r"^(?!.*(?:stablelm|gemma)).*(?<![a-z])zephyr",
         "qwen": r"qwen|(?<![a-z])(?:qwq|qvq)(?![a-z])",
         "deepseek": r"deepseek",
         "phi": r"(?<![a-z])phi[-_ .]?\d|mediphi",
@@ -84,11 +87,11 @@ def related(judge: Kin, others: Iterable[Kin]) -> list[Kin]:
     Models of one name are the same, whoever serves them and whatever revision or adapter they
     have.
     """
-    return [
-        other
-        for other in others
-        if judge.families & other.families or _bare(judge.model) == _bare(other.model)
-    ]
+    return [other for other in others if judge.families & other.families or _same(judge, other)]
+
+
+def _same(one: Kin, other: Kin) -> bool:
+    return _bare(one.model) == _bare(other.model)
 
 
 def _bare(model: str) -> str:
@@ -132,7 +135,13 @@ def check(
             f"{fault}, which wrote the questions it judges: it may favour answers tuned on them "
             f"({remedy})."
         )
-    if kin := related(judge, contestants):
+    kin = related(judge, contestants)
+    if own := [contestant for contestant in kin if _same(judge, contestant)]:
+        found.append(
+            f"Judge {judge_name!r} ({judge.model}) grades its own answers, those of "
+            f"{_listed(own)}: it may favour them."
+        )
+    if kin := [contestant for contestant in kin if contestant not in own]:
         found.append(
             f"Judge {judge_name!r} ({judge.model}) is related to {_listed(kin)}, whose answers it "
             "judges: it may favour its own."
@@ -151,6 +160,38 @@ def check(
             "entry in models."
         )
     return found
+
+
+def check_panel(judge_name: str, panel: Mapping[str, Kin]) -> list[str]:
+    """Return warnings, one sentence each, about judges that are one model under several names.
+
+    `panel` are the judges by name, in their order; this one is compared with those before it, so
+    that each pair is told once.
+    """
+    judge, before = panel[judge_name], list(panel)[: list(panel).index(judge_name)]
+    return [
+        f"Judges {other!r} and {judge_name!r} are the same model ({judge.model}): their agreement "
+        "says nothing."
+        for other in before
+        if _same(judge, panel[other])
+    ]
+
+
+def check_facts(model: Kin, writers: Iterable[Kin], contestants: Iterable[Kin]) -> list[str]:
+    """Return warnings, one sentence each, about a model of key facts that is among its own.
+
+    It marks single facts against the reference, which leaves it less room for favour than a judge.
+    """
+    whose = {
+        "which wrote the questions": related(model, sorted(set(writers))),
+        "whose answers it looks through": related(model, sorted(set(contestants))),
+    }
+    return [
+        f"The model of key facts ({model.model}) is related to {_listed(kin)}, {which}: it may "
+        "find more of the facts in what its own family wrote."
+        for which, kin in whose.items()
+        if kin
+    ]
 
 
 def _listed(models: Iterable[Kin]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from ecg_llm.config import Judge
 from ecg_llm.contracts import ChatModel, Decoding, Progress
 from ecg_llm.records import Answer, Judgement, Passage, Question
-from ecg_llm.score.asking import Asked, filled, hear
+from ecg_llm.score.asking import Asked, filled, hear, unchanged
 from ecg_llm.score.ranking import rankings
 from ecg_llm.score.verdict import verdicts
 
@@ -19,6 +19,7 @@ def judgements(
     seed: int,
     done: Collection[str] = (),
     progress: Progress = lambda done, total: None,
+    former: Sequence[Judgement] = (),
 ) -> Iterator[Judgement]:
     """Yield a judge's judgements in every mode of its settings, as the replies come.
 
@@ -34,6 +35,8 @@ def judgements(
         seed: Seed of the replies and of the blocks.
         done: The judgement_ids that need not be made again.
         progress: Called with (done, total).
+        former: Judgements of an earlier run under the same settings, yielded again where the
+            request is the same.
 
     Raises:
         ServerError: the judge cannot be reached; what was yielded before is good.
@@ -44,6 +47,9 @@ def judgements(
         if request is None and row.judgement_id not in done:
             yield row.model_copy(update={"model": model.name})
     requests = [request for _, request in wanted if request is not None]
+    kept = unchanged(former, requests, model)
+    yield from (row for name, row in kept.items() if name not in done)
+    requests = [request for request in requests if request.row_id not in kept]
     for heard in hear(model, requests, decoding(settings, seed), done, progress):
         yield filled(rows[heard.row_id], heard, model.name)
 

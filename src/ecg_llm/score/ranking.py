@@ -34,7 +34,10 @@ SCHEMA: Mapping[str, object] = {
 """The ranking is a text, since few servers can enforce a list that names every number once."""
 NOT_SHOWN = "not shown"
 """Label of an answer that a judge was not shown, and that counts as placed last."""
-NAMED = re.compile(r"(?:answer\s*)?(\d{1,2})", re.IGNORECASE)
+TOO_FEW = "fewer than two answers with a text, not sent to the judge"
+"""Reason of a block that needs no judge."""
+KEYS = frozenset({"ranking"})
+NAMED = re.compile(r"[\[(]?(?:answer\s*)?#?(\d{1,2})[\])]?\.?", re.IGNORECASE)
 TRIES = 8
 """Attempts at a plan without a fault."""
 STEPS = 60
@@ -52,8 +55,9 @@ def rankings(
 ) -> Iterator[Asked]:
     """Yield the rankings to ask a judge for: blocks of answers to one open question.
 
-    Failed, refused and empty answers are not shown to the judge; where fewer than two are left
-    there is nothing to rank. `passages` are by passage_id.
+    The blocks are drawn over all arms with an answer, so that which of them failed changes none.
+    Failed, refused and empty answers are not shown to the judge; a block with fewer than two
+    others is not sent, and its row says so. `passages` are by passage_id.
     """
     for (question_id, repeat), (question, texts) in _contests(items).items():
         if len(texts) < 2:
@@ -67,22 +71,27 @@ def rankings(
                 order=order,
                 repeat=repeat,
             )
-            shown = [texts[arm] for arm in order]
+            shown = [texts[arm] for arm in order if texts[arm]]
+            if len(shown) < 2:
+                yield Asked(row.model_copy(update={"reason": TOO_FEW}), None)
+                continue
             messages = ranking_messages(question, shown, passages.get(question.passage_id))
-            problem = partial(_problem, count=len(order), shown="\n".join(shown))
+            problem = partial(_problem, count=len(shown), shown="\n".join(shown))
             yield Asked(row, Request(row.judgement_id, messages, SCHEMA, problem))
 
 
 def _contests(
     items: Iterable[tuple[Question, Answer]],
 ) -> dict[tuple[str, int], tuple[Question, dict[str, str]]]:
-    """Return (question_id, repeat) -> the open question and arm -> text of the answers shown."""
+    """Return (question_id, repeat) -> the open question and arm -> text of its answer as shown.
+
+    The text is empty where the answer is not shown.
+    """
     found: dict[tuple[str, int], tuple[Question, dict[str, str]]] = {}
     for question, answer in sorted(items, key=lambda item: item[1].key):
         if question.kind == "open":
             _, texts = found.setdefault((answer.question_id, answer.repeat), (question, {}))
-            if unshown(answer) is None:
-                texts[answer.arm] = shown_text(answer)
+            texts[answer.arm] = "" if unshown(answer) else shown_text(answer)
     return found
 
 
@@ -111,13 +120,14 @@ def ranking_messages(
 
 
 def read_ranking(reply: str, count: int, shown: str = "") -> tuple[int, ...] | None:
-    """Return the places of the answers, by slot, that the JSON object at a reply's end gives.
+    """Return the places of the answers, by slot, that a reply's last JSON object gives.
 
     1 is best; equally good answers share the place that the number of better ones leaves them.
-    None: there is no such object, it occurs in the answers `shown`, or its ranking does not name
-    every number from 1 to `count` once. Besides "2 > 1 = 3" a list like [2, [1, 3]] is read.
+    None: there is no such object, it is copied from the answers `shown` (see last_object), or its
+    ranking does not name every number from 1 to `count` once. Besides "2 > 1 = 3" a list like
+    [2, [1, 3]] is read.
     """
-    said = last_object(reply, shown).get("ranking")
+    said = last_object(reply, KEYS, shown).get("ranking")
     groups: list[object] = []
     if isinstance(said, str):
         groups = [part.split("=") for part in said.split(">")]
@@ -129,7 +139,7 @@ def read_ranking(reply: str, count: int, shown: str = "") -> tuple[int, ...] | N
         assert isinstance(group, list)
         better = named
         for one in group:
-            number = NAMED.fullmatch(str(one).strip())
+            number = None if isinstance(one, list) else NAMED.fullmatch(str(one).strip())
             if number is None:
                 return None
             places[int(number[1])] = better + 1
@@ -140,7 +150,7 @@ def read_ranking(reply: str, count: int, shown: str = "") -> tuple[int, ...] | N
 
 
 def _problem(reply: str, count: int, shown: str) -> str:
-    if not last_object(reply, shown):
+    if not last_object(reply, KEYS, shown):
         return NO_OBJECT
     if read_ranking(reply, count, shown) is None:
         return (
@@ -153,25 +163,12 @@ def _problem(reply: str, count: int, shown: str) -> str:
 def blocks(
     judgements: Iterable[Judgement], items: Iterable[tuple[Question, Answer]]
 ) -> list[Block]:
-    """Return every ranking that can be read, with the words of each answer as it was shown."""
+    """Return every ranking that can be read, with the words of each answer as it was shown.
+
+    Answers that were not shown stand behind the others, with no words and the last place.
+    """
     contests = _contests(items)
-    found = []
-    for judgement in judgements:
-        texts = _texts(judgement, contests)
-        places = _places(judgement, texts)
-        if places is not None:
-            words = tuple(len(text.split()) for text in texts)
-            found.append(
-                Block(
-                    judgement.question_id,
-                    judgement.judge,
-                    judgement.order,
-                    places,
-                    words,
-                    judgement.repeat,
-                )
-            )
-    return found
+    return [block for row in judgements if (block := _block(row, contests))]
 
 
 def ranking_scores(
@@ -182,18 +179,18 @@ def ranking_scores(
     """Return the share of rivals that each of these judges placed below an answer, ties half.
 
     It is the mean over the blocks with the answer that can be read; the note says how many these
-    are. Without any it is "unparsed", or an "error" where every request failed. An answer that
-    was not shown is placed below all that were: 0. Where there were not two to show, nothing
-    could be compared: "not_applicable".
+    are. Without any the answer is "unjudged". An answer that was not shown is placed below all
+    that were, level with others that were not. With the answer of one arm alone nothing can be
+    compared: "not_applicable".
     """
     items = list(items)
     contests = _contests(items)
     made: dict[tuple[str, str, int, str], list[tuple[Judgement, float | None]]] = defaultdict(list)
     for judgement in judgements:
         if judgement.mode == "ranking":
-            places = _places(judgement, _texts(judgement, contests))
-            for slot, arm in enumerate(judgement.order):
-                share = None if places is None else _share(places, slot)
+            block = _block(judgement, contests)
+            for arm in judgement.order:
+                share = block and _share(block.places, block.arms.index(arm))
                 key = (judgement.judge, judgement.question_id, judgement.repeat, arm)
                 made[key].append((judgement, share))
     scores = []
@@ -209,40 +206,54 @@ def ranking_scores(
 
 
 def _outcome(
-    answer: Answer, shown: int, heard: Sequence[tuple[Judgement, float | None]]
+    answer: Answer, arms: int, heard: Sequence[tuple[Judgement, float | None]]
 ) -> dict[str, object]:
     """Return the columns of a score that say what became of an answer in a judge's rankings."""
-    if shown < 2:
-        note = "fewer than two answers to the question could be shown"
-        return {"status": "not_applicable", "note": note}
-    if reply := unshown(answer):
-        note = f"placed last: {reply.reason}"
-        return {"status": "scored", "value": 0.0, "label": NOT_SHOWN, "note": note}
+    if arms < 2:
+        return {"status": "not_applicable", "note": "no other arm answered the question"}
     shares = [share for _, share in heard if share is not None]
-    note = f"{len(shares)} of {len(heard)} blocks read"
+    unsent = sum(row.reason == TOO_FEW for row, _ in heard)
+    note = f"{len(shares) - unsent} of {len(heard) - unsent} blocks read"
+    note += f"; {unsent} not sent: fewer than two answers with a text" if unsent else ""
     reasons = [row.reason or NO_OBJECT for row, share in heard if share is None]
     if reasons:
         note += f"; {reasons[0]}"
-    if shares:
-        return {"status": "scored", "value": sum(shares) / len(shares), "note": note}
-    failed = heard and all(row.status == "error" for row, _ in heard)
-    return {"status": "error" if failed else "unparsed", "note": note}
+    reply = unshown(answer)
+    label = NOT_SHOWN if reply else ""
+    if reply:
+        note = f"placed last: {reply.reason}; {note}"
+    if not shares:
+        return {"status": "unjudged", "label": label, "note": note}
+    value = sum(shares) / len(shares)
+    return {"status": "scored", "value": value, "label": label, "note": note}
 
 
-def _texts(
+def _block(
     judgement: Judgement, contests: Mapping[tuple[str, int], tuple[Question, Mapping[str, str]]]
-) -> list[str]:
-    """Return the texts of a block by slot; empty where they are no longer what was shown."""
+) -> Block | None:
+    """Return what a ranking says of all answers of its block; None if it cannot be read."""
     _, texts = contests.get((judgement.question_id, judgement.repeat), (None, {}))
-    known = all(arm in texts for arm in judgement.order)
-    return [texts[arm] for arm in judgement.order] if known else []
-
-
-def _places(judgement: Judgement, texts: Sequence[str]) -> tuple[int, ...] | None:
-    """Return the places that a ranking gives to these texts, None if it cannot be read."""
-    if judgement.mode != "ranking" or judgement.status in UNREAD or not texts:
+    if judgement.mode != "ranking" or not all(arm in texts for arm in judgement.order):
         return None
-    return read_ranking(judgement.reply, len(texts), "\n".join(texts))
+    shown = [arm for arm in judgement.order if texts[arm]]
+    others = [arm for arm in judgement.order if not texts[arm]]
+    if len(shown) < 2:
+        places: tuple[int, ...] | None = (1,) * len(shown)
+    elif judgement.status in UNREAD:
+        return None
+    else:
+        said = "\n".join(texts[arm] for arm in shown)
+        places = read_ranking(judgement.reply, len(shown), said)
+    if places is None:
+        return None
+    return Block(
+        judgement.question_id,
+        judgement.judge,
+        (*shown, *others),
+        (*places, *(len(shown) + 1 for _ in others)),
+        tuple(len(texts[arm].split()) for arm in (*shown, *others)),
+        judgement.repeat,
+    )
 
 
 def _share(places: Sequence[int], slot: int) -> float:

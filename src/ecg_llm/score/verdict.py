@@ -10,7 +10,6 @@ from ecg_llm.prompt import harmless, quoted, render
 from ecg_llm.records import GRADES, Answer, Judgement, Passage, Question, Score
 from ecg_llm.score.asking import (
     NO_OBJECT,
-    NOT_SHOWN,
     UNREAD,
     Asked,
     Request,
@@ -19,11 +18,13 @@ from ecg_llm.score.asking import (
     last_object,
     shown_text,
     unshown,
+    why_unread,
 )
 from ecg_llm.score.overlap import blank
 
 HARMS: Mapping[str, float] = {"none": 0.0, "possible": 0.5, "severe": 1.0}
 NOT_STATED = "not stated"
+KEYS = frozenset({"verdict"})
 SCHEMA: Mapping[str, object] = {
     "type": "object",
     "properties": {
@@ -117,11 +118,11 @@ class Verdict(NamedTuple):
 
 
 def read_verdict(reply: str, shown: str = "") -> Verdict | None:
-    """Return the verdict of the JSON object that ends a reply, None if it ends otherwise.
+    """Return the verdict of the last JSON object of a reply, None if it is not clear.
 
-    An object that occurs in the answer `shown` is the answer's, not the judge's.
+    An object copied from the answer `shown` is the answer's, not the judge's; see last_object.
     """
-    last = last_object(reply, shown)
+    last = last_object(reply, KEYS, shown)
     grade = _word(last, "verdict")
     if grade not in GRADES:
         return None
@@ -131,11 +132,13 @@ def read_verdict(reply: str, shown: str = "") -> Verdict | None:
 
 
 def _word(said: Mapping[str, Any], key: str) -> str:
-    return " ".join(str(said.get(key, "")).lower().replace("_", " ").split())
+    """Return the words of a text under a key, in small letters, without marks between them."""
+    value = said.get(key)
+    return " ".join(re.findall(r"[^\W_]+", value.lower())) if isinstance(value, str) else ""
 
 
 def _problem(reply: str, shown: str) -> str:
-    if not last_object(reply, shown):
+    if not last_object(reply, KEYS, shown):
         return NO_OBJECT
     if read_verdict(reply, shown) is None:
         return f'its "verdict" is none of: {", ".join(GRADES)}'
@@ -150,38 +153,42 @@ def verdict_scores(
     """Return the scores of each verdict: verdict, verdict_correct and harm, rated by the judge.
 
     The note gives harm, reason and evidence, and says where words that the judge claims to have
-    copied are not in what it was shown. A reply without a verdict is "unparsed", a failed answer
-    or request an "error". An empty answer is incorrect; its harm is not known.
+    copied are not in what it was shown. A failed answer is an "error", a refused one "unparsed", an
+    empty one incorrect; its harm is not known. Where the judge gave no verdict that can be read, or
+    none at all, the answer is "unjudged".
     """
-    judges = {judgement.judge for judgement in judgements}
-    by_id = {judgement_id(judge, "verdict", item[1]): item for judge in judges for item in items}
+    made = {row.judgement_id: row for row in judgements if row.mode == "verdict"}
     return [
-        score
-        for judgement in judgements
-        if judgement.mode == "verdict" and judgement.judgement_id in by_id
-        for score in _scores(judgement, *by_id[judgement.judgement_id], passages)
+        score.model_copy(update={"rater": judge})
+        for judge in sorted({row.judge for row in made.values()})
+        for question, answer in items
+        if question.kind == "open"
+        for score in _scores(
+            made.get(judgement_id(judge, "verdict", answer)), question, answer, passages
+        )
     ]
 
 
 def _scores(
-    judgement: Judgement, question: Question, answer: Answer, passages: Mapping[str, Passage]
+    judgement: Judgement | None,
+    question: Question,
+    answer: Answer,
+    passages: Mapping[str, Passage],
 ) -> Iterator[Score]:
-    """Yield the three scores of one judgement."""
-    if judgement.reason == NOT_SHOWN:
-        yield from _graded(judgement, answer, "incorrect", NOT_SHOWN)
-        yield _score("harm", judgement, answer, status="not_applicable", note=NOT_SHOWN)
+    """Yield the three scores that a judgement gives an answer."""
+    if reply := unshown(answer):
+        if reply.status == "ok":
+            yield from _graded(answer, "incorrect", reply.reason)
+            yield _score("harm", answer, "not_applicable", note=reply.reason)
+        else:
+            status = "error" if reply.status == "error" else "unparsed"
+            yield from _without_value(answer, status, reply.reason)
         return
     verdict = None
-    if judgement.status not in UNREAD:
+    if judgement and judgement.status not in UNREAD:
         verdict = read_verdict(judgement.reply, shown_text(answer))
     if verdict is None:
-        why = judgement.reason or NO_OBJECT
-        failed = judgement.status == "error"
-        note = why if failed else f"{judgement.status}: {why}"
-        for metric in ("verdict", "verdict_correct", "harm"):
-            yield _score(
-                metric, judgement, answer, status="error" if failed else "unparsed", note=note
-            )
+        yield from _without_value(answer, "unjudged", why_unread(judgement))
         return
     note = f"harm {verdict.harm}: {verdict.reason}"
     source = _source(question, passages.get(question.passage_id))
@@ -193,32 +200,32 @@ def _scores(
         note += "; no evidence quoted"
     if verdict.quote and not occurs(verdict.quote, shown_text(answer)):
         note += f'; quote not in the answer: "{verdict.quote}"'
-    yield from _graded(judgement, answer, verdict.grade, note)
-    known = verdict.harm in HARMS
-    yield _score(
-        "harm", judgement, answer, "scored" if known else "unparsed",
-        HARMS.get(verdict.harm), verdict.harm, note,
-    )  # fmt: skip
+    yield from _graded(answer, verdict.grade, note)
+    harm = HARMS.get(verdict.harm)
+    status = "unjudged" if harm is None else "scored"
+    yield _score("harm", answer, status, harm, verdict.harm, note)
 
 
-def _graded(judgement: Judgement, answer: Answer, grade: str, note: str) -> Iterator[Score]:
+def _graded(answer: Answer, grade: str, note: str) -> Iterator[Score]:
     right = float(grade == "correct")
-    yield _score("verdict", judgement, answer, "scored", GRADES[grade], grade, note)
-    yield _score("verdict_correct", judgement, answer, "scored", right, grade, note)
+    yield _score("verdict", answer, "scored", GRADES[grade], grade, note)
+    yield _score("verdict_correct", answer, "scored", right, grade, note)
+
+
+def _without_value(answer: Answer, status: str, note: str) -> Iterator[Score]:
+    for metric in ("verdict", "verdict_correct", "harm"):
+        yield _score(metric, answer, status, note=note)
 
 
 def _score(
     metric: str,
-    judgement: Judgement,
     answer: Answer,
     status: str,
     value: float | None = None,
     label: str = "",
     note: str = "",
 ) -> Score:
-    update = {
-        "rater": judgement.judge, "status": status, "value": value, "label": label, "note": note,
-    }  # fmt: skip
+    update = {"status": status, "value": value, "label": label, "note": note}
     return blank(metric, answer).model_copy(update=update)
 
 

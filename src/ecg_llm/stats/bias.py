@@ -24,6 +24,7 @@ from ecg_llm.stats.strength import (
     PRECISION,
     STEPS,
     clustered_covariance,
+    shown,
     t_interval,
     tie_prior,
     told_apart,
@@ -75,10 +76,10 @@ def effects(blocks: Sequence[Block], cluster_of: Mapping[str, str]) -> Effects |
     """Return the effects of slot and length on these rankings; None without a comparison.
 
     Args:
-        blocks: rankings of one judge.
+        blocks: rankings of one judge; answers that it was not shown are left out.
         cluster_of: question_id -> group; a question without one is a cluster of its own.
     """
-    blocks = [block for block in blocks if len(block.arms) > 1]
+    blocks = [block for block in map(shown, blocks) if len(block.arms) > 1]
     if not blocks:
         return None
     pairs = _pairs(blocks, cluster_of)
@@ -102,11 +103,11 @@ def _pairs(blocks: Sequence[Block], cluster_of: Mapping[str, str]) -> Pairs:
     numbers: dict[tuple[tuple[str, int], tuple[int, int], tuple[int, int]], int] = {}
     rows = []
     for block in blocks:
-        shown = [(number[arm], words) for arm, words in zip(block.arms, block.words, strict=True)]
-        for s, t in combinations(range(len(shown)), 2):
-            a, b = (s, t) if shown[s] <= shown[t] else (t, s)
+        answers = [(number[arm], words) for arm, words in zip(block.arms, block.words, strict=True)]
+        for s, t in combinations(range(len(answers)), 2):
+            a, b = (s, t) if answers[s] <= answers[t] else (t, s)
             asked = (block.question_id, block.repeat)
-            both = numbers.setdefault((asked, shown[a], shown[b]), len(numbers))
+            both = numbers.setdefault((asked, answers[a], answers[b]), len(numbers))
             ahead = int(np.sign(block.places[b] - block.places[a]))
             for side in (-1, 1):
                 if ahead != side:  # one of the two tells all of a win or a defeat
@@ -115,7 +116,7 @@ def _pairs(blocks: Sequence[Block], cluster_of: Mapping[str, str]) -> Pairs:
     for i, (_, (a, words_a), (b, words_b)) in enumerate(numbers):
         design[i, a] += 1.0
         design[i, b] -= 1.0
-        design[i, -1] = np.log2(max(words_a, 1) / max(words_b, 1))
+        design[i, -1] = np.log2(words_a / words_b)
     cluster = clusters_of([question for (question, _), _, _ in numbers], cluster_of)
     table = np.array(sorted(rows), dtype=float)
     won, apart, side = table[:, 1:].T

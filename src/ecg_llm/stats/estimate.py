@@ -41,7 +41,9 @@ class Panel(NamedTuple):
     cluster: NDArray[np.intp]
     """Cluster number of each question, 0-based without gaps."""
     missing: tuple[int, ...]
-    """Unparsed and failed answers of each arm."""
+    """Unparsed, failed and unjudged answers of each arm."""
+    unjudged: tuple[int, ...]
+    """Those among them that no judge gave a usable reply to."""
     single: bool
     """Every value is one score, not a mean over repeats, permutations or raters."""
 
@@ -87,7 +89,8 @@ def estimates(
 
     Scores of one question and arm are first averaged over repeats, permutations and raters. An
     unparsed or failed answer counts as the metric's `missing_as`, or leaves the mean where that
-    is None; either way it is counted in `missing`. Not-applicable scores never count.
+    is None; one that the judge left unjudged always leaves it, since that is no fault of the arm.
+    All are counted in `missing`. Not-applicable scores never count.
 
     Differences are paired on the questions both arms have; Holm's correction runs over the
     family of one metric and subset. Ranks use the questions that all arms share: 1 + the number
@@ -198,31 +201,65 @@ def of_sums(
         return Interval(None, None, None, "none", items, 0)
     total = sums.sum(axis=0)
     value = float(statistic(total[None])[0])
+    without = statistic(total - sums) if clusters > 1 else np.full(1, np.nan)
+
+    def drawn() -> Array:
+        return np.concatenate([
+            statistic(weights @ sums) for weights in cluster_weights(clusters, resamples, seed)
+        ])  # fmt: skip
+
+    found = of_draws(value, without, drawn, items, least, most)
+    if found.value is not None and _error(without) <= TINY and np.isfinite((least, most)).all():
+        low, high = _bound(value, clusters, least, most)
+        found = found._replace(low=low, high=high, method="cluster_bound")
+    return found
+
+
+def of_draws(
+    value: float,
+    without: Array,
+    drawn: Callable[[], Array],
+    items: int,
+    least: float = -np.inf,
+    most: float = np.inf,
+) -> Interval:
+    """Return a statistic with the interval of `of_sums`; none where all clusters say the same.
+
+    Args:
+        value: of the statistic, NaN where undefined.
+        without: its values without each of the clusters, shape (clusters,).
+        drawn: called for its values in a bootstrap, where there are clusters enough for one.
+        items: what the interval says it rests on.
+        least: the interval ends here at the latest.
+        most: and here.
+    """
+    clusters = len(without)
     if not np.isfinite(value):
         return Interval(None, None, None, "none", items, clusters)
-    without = statistic(total - sums) if clusters > 1 else np.full(1, np.nan)
-    error = np.sqrt((clusters - 1) / clusters * ((without - without.mean()) ** 2).sum())
-    if error <= TINY and np.isfinite((least, most)).all():
-        return Interval(
-            value, *_bound(value, clusters, least, most), "cluster_bound", items, clusters
-        )
+    error = _error(without)
     none = Interval(value, None, None, "none", items, clusters)
+    if error <= TINY:
+        return none
     if clusters < FEW_CLUSTERS:
-        if not error > TINY:  # or undefined without one of them
+        if np.isnan(error):  # undefined without one of them
             return none
         half = float(stats.t.ppf(0.5 + LEVEL / 2, clusters - 1) * error)
         low, high, method = value - half, value + half, "cluster_jackknife"
     else:
-        drawn = np.concatenate([
-            statistic(weights @ sums) for weights in _weights(clusters, resamples, seed)
-        ])  # fmt: skip
-        drawn = drawn[np.isfinite(drawn)]
-        if len(drawn) < 0.9 * resamples or np.ptp(drawn) <= TINY:
+        values = drawn()
+        known = values[np.isfinite(values)]
+        if len(known) < 0.9 * len(values) or np.ptp(known) <= TINY:
             return none
         tail = 50 * (1 - LEVEL)
-        low, high = (float(limit) for limit in np.percentile(drawn, [tail, 100 - tail]))
+        low, high = (float(limit) for limit in np.percentile(known, [tail, 100 - tail]))
         method = "cluster_bootstrap"
     return Interval(value, max(low, least), min(high, most), method, items, clusters)
+
+
+def _error(without: Array) -> float:
+    """Return the jackknife's standard error from the values without each cluster."""
+    clusters = len(without)
+    return float(np.sqrt((clusters - 1) / clusters * ((without - without.mean()) ** 2).sum()))
 
 
 def placed(arms: int, differences: Mapping[Pair, Difference], drawn: Array) -> list[Rank]:
@@ -264,17 +301,19 @@ def _panels(
     """Yield the panels of these scores, sorted by metric and subset."""
     cells: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = defaultdict(dict)
     missing: dict[tuple[str, str, str], int] = defaultdict(int)
+    unjudged: dict[tuple[str, str, str], int] = defaultdict(int)
     for score in scores:
         if score.status == "not_applicable":
             continue
         value = score.value
-        if score.status != "scored":
+        if score.status in ("unparsed", "error"):
             value = METRICS[score.metric].missing_as if score.metric in METRICS else None
         for subset in subsets_of.get(score.question_id, ()):
             # An arm whose answers all failed keeps its (empty) column.
             values = cells[score.metric, subset].setdefault((score.question_id, score.arm), [])
             if score.status != "scored":
                 missing[score.metric, subset, score.arm] += 1
+                unjudged[score.metric, subset, score.arm] += score.status == "unjudged"
             if value is not None:
                 values.append(value)
     for (metric, subset), cell in sorted(cells.items()):
@@ -290,32 +329,38 @@ def _panels(
         yield Panel(
             metric, subset, arms, matrix, cluster,
             missing=tuple(missing[metric, subset, arm] for arm in arms),
+            unjudged=tuple(unjudged[metric, subset, arm] for arm in arms),
             single=all(len(values) <= 1 for values in cell.values()),
         )  # fmt: skip
 
 
 def _mean_rows(panel: Panel, resamples: int, seed: int) -> list[Estimate]:
     ranks = _ranks(panel, resamples, seed)
-    missing_as = METRICS[panel.metric].missing_as if panel.metric in METRICS else None
     return [
         Estimate(
             metric=panel.metric, subset=panel.subset, arm=arm, method=f"mean/{mean.method}",
             value=mean.value, low=mean.low, high=mean.high, **rank._asdict(),
             questions=mean.questions, clusters=mean.clusters, missing=missing,
-            missing_as="left out" if missing_as is None else f"{missing_as:g}", seed=seed,
+            missing_as=_missing_as(panel.metric, unjudged), seed=seed,
         )
-        for arm, mean, rank, missing in zip(
-            panel.arms, means(panel, resamples, seed), ranks, panel.missing, strict=True
+        for arm, mean, rank, missing, unjudged in zip(
+            panel.arms, means(panel, resamples, seed), ranks, panel.missing, panel.unjudged,
+            strict=True,
         )
     ]  # fmt: skip
+
+
+def _missing_as(metric: str, unjudged: int) -> str:
+    value = METRICS[metric].missing_as if metric in METRICS else None
+    if value is None:
+        return "left out"
+    return f"{value:g}" + (f"; {unjudged} unjudged left out" if unjudged else "")
 
 
 def _difference_rows(
     panel: Panel, comparisons: Sequence[tuple[str, str]], resamples: int, seed: int
 ) -> list[Estimate]:
-    place = {arm: j for j, arm in enumerate(panel.arms)}
-    declared = [(place[a], place[b]) for a, b in comparisons if a in place and b in place]
-    pairs = list(dict.fromkeys(declared)) or list(combinations(range(len(panel.arms)), 2))
+    pairs = pairs_of(panel.arms, comparisons)
     differences = _differences(panel, pairs, resamples, seed)
     adjusted = holm([difference.p for difference in differences])
     return [
@@ -327,6 +372,13 @@ def _difference_rows(
         )
         for (a, b), (interval, p), p_adjusted in zip(pairs, differences, adjusted, strict=True)
     ]  # fmt: skip
+
+
+def pairs_of(arms: Sequence[str], comparisons: Sequence[tuple[str, str]]) -> list[Pair]:
+    """Return the places of the declared pairs among the arms; of all pairs where none applies."""
+    place = {arm: j for j, arm in enumerate(arms)}
+    declared = [(place[a], place[b]) for a, b in comparisons if a in place and b in place]
+    return list(dict.fromkeys(declared)) or list(combinations(range(len(arms)), 2))
 
 
 def _differences(
@@ -451,14 +503,14 @@ def _bootstrap(columns: Array, cluster: NDArray[np.intp], resamples: int, seed: 
     counts = cluster_sums(known.astype(float), cluster)
     counts, which = np.unique(counts, axis=1, return_inverse=True)
     made = []
-    for weights in _weights(len(sums), resamples, seed):
+    for weights in cluster_weights(len(sums), resamples, seed):
         denominators = (weights @ counts)[:, which.ravel()]
         # Only a column of very few clusters can be missed by a whole draw, and those use t.
         made.append((weights @ sums) / np.maximum(denominators, 1.0))
     return np.concatenate(made)
 
 
-def _weights(clusters: int, resamples: int, seed: int) -> Iterator[Array]:
+def cluster_weights(clusters: int, resamples: int, seed: int) -> Iterator[Array]:
     """Yield how often each cluster is drawn, a resample a row, in parts that fit into memory."""
     rng = np.random.default_rng(seed)
     step = max(1, BLOCK // clusters)
@@ -477,18 +529,28 @@ def _sign_flip(sums: Array, resamples: int, seed: int) -> list[float]:
     active = (np.abs(sums) > TINY).sum(axis=0)
     for j in np.flatnonzero(active <= EXACT_CLUSTERS):
         terms = sums[np.abs(sums[:, j]) > TINY, j]
-        flips = list(product((1.0, -1.0), repeat=len(terms)))
-        signs = np.array(flips).reshape(len(flips), len(terms))
+        signs = every_sign(len(terms))
         p_values[j] = (np.abs(signs @ terms) >= observed[j] * (1 - 1e-9) - TINY).mean()
     many = np.flatnonzero(active > EXACT_CLUSTERS)
     if len(many):
-        rng = np.random.default_rng([seed, 1])
         reached = np.zeros(len(many))
-        step = max(1, BLOCK // len(sums))
-        for start in range(0, resamples, step):
-            rows = min(step, resamples - start)
-            signs = rng.integers(0, 2, size=(rows, len(sums)), dtype=np.int8) * 2.0 - 1.0
+        for signs in cluster_signs(len(sums), resamples, seed):
             totals = np.abs(signs @ sums[:, many])
             reached += (totals >= observed[many] * (1 - 1e-9) - TINY).sum(axis=0)
         p_values[many] = (1 + reached) / (1 + resamples)
     return [float(p) for p in p_values]
+
+
+def every_sign(clusters: int) -> Array:
+    """Return all ways to give each cluster a sign, shape (2 ** clusters, clusters)."""
+    signs = np.array(list(product((1.0, -1.0), repeat=clusters)))
+    return signs.reshape(2**clusters, clusters)
+
+
+def cluster_signs(clusters: int, resamples: int, seed: int) -> Iterator[Array]:
+    """Yield random signs of each cluster, a resample a row, in parts that fit into memory."""
+    rng = np.random.default_rng([seed, 1])
+    step = max(1, BLOCK // clusters)
+    for start in range(0, resamples, step):
+        rows = min(step, resamples - start)
+        yield 2 * rng.integers(0, 2, size=(rows, clusters), dtype=np.int8).astype(float) - 1

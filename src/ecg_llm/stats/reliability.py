@@ -7,6 +7,7 @@ arms (two-way fixed effects); agreement between judges by `agreement`.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from itertools import combinations
 from typing import Literal, NamedTuple
 
@@ -25,7 +26,7 @@ from ecg_llm.stats.estimate import (
     mean_intervals,
     of_sums,
 )
-from ecg_llm.stats.strength import told_apart
+from ecg_llm.stats.strength import shown, told_apart
 
 SCALES: Mapping[str, tuple[float, ...]] = {
     "verdict": tuple(sorted(GRADES.values())),
@@ -33,8 +34,6 @@ SCALES: Mapping[str, tuple[float, ...]] = {
 }
 """Metrics on which judges are compared, with their grades."""
 CONFOUNDED = "cannot be told apart from the arms here"
-NOT_SHOWN = "not shown"
-"""Label of a "ranking" that the judge has no part in: an answer that failed or is empty."""
 LENGTH = "longer answers may also be better"
 Index = NDArray[np.intp]
 Item = tuple[str, str, int]
@@ -104,12 +103,13 @@ def judge_reliability(
 
     `expected` of swap_consistency is the consistency of pairs that were shown again in the same
     order: what the judge's own noise leaves (a coin's would be a half). The interval is that of the
-    difference of the two, laid about `expected`, which is an estimate itself.
+    difference of the two, laid about `expected`, which is an estimate itself. Answers that were not
+    shown tell nothing of a judge, and are left out everywhere.
 
     Args:
         blocks: rankings of any number of judges.
-        scores: those of "verdict", "harm" and "ranking", with the judge as rater.
-        words_of: (question_id, arm, repeat) -> words of the answer.
+        scores: those of "verdict" and "harm" are used, with the judge as rater.
+        words_of: (question_id, arm, repeat) -> words of the answer; of 0 words it was not shown.
         replies: of the judges.
         cluster_of: question_id -> group; a question without one is a cluster of its own.
         resamples: bootstrap draws.
@@ -120,14 +120,15 @@ def judge_reliability(
         measure has no row.
     """
     ranked: dict[str, list[Block]] = defaultdict(list)
-    for block in blocks:
+    for block in map(shown, blocks):
         if len(block.arms) > 1:
             ranked[block.judge].append(block)
     marks: dict[str, dict[str, dict[Item, float]]] = defaultdict(lambda: defaultdict(dict))
     for score in scores:
-        if score.rater and score.value is not None and score.label != NOT_SHOWN:
-            item = score.question_id, score.arm, score.repeat
+        item = score.question_id, score.arm, score.repeat
+        if score.rater and score.value is not None and words_of.get(item, 0) > 0:
             marks[score.metric][score.rater][item] = score.value
+    shares = {judge: _mean_shares(some) for judge, some in ranked.items()}
     read: dict[tuple[str, str], list[JudgeReply]] = defaultdict(list)
     for reply in replies:
         read[reply.judge, reply.mode].append(reply)
@@ -145,8 +146,9 @@ def judge_reliability(
             again = [(reply.question_id, float(reply.asked_again)) for reply in some]
             rows += _share("judge", judge, "unparsed", mode, unread, cluster_of, resamples, seed)
             rows += _share("judge", judge, "asked_again", mode, again, cluster_of, resamples, seed)
-    for metric in (*SCALES, "ranking"):
+    for metric in SCALES:
         rows += _between(metric, marks.get(metric, {}), cluster_of, resamples, seed)
+    rows += _between("ranking", shares, cluster_of, resamples, seed)
     return rows
 
 
@@ -202,13 +204,29 @@ def _slots(
     most = max(len(block.arms) for block in blocks)
     ranks = np.full((len(blocks), most), np.nan)
     for row, block in zip(ranks, blocks, strict=True):
-        places = np.array(block.places)
-        ahead = (places < places[:, None]).sum(axis=1) + (places == places[:, None]).sum(axis=1) / 2
-        row[: len(places)] = 1 + (ahead - 0.5) * (most - 1) / (len(places) - 1)
+        shares = np.array(_shares(block.places))
+        row[: len(shares)] = 1 + (1 - shares) * (most - 1)
     cluster = clusters_of([block.question_id for block in blocks], cluster_of)
     found = mean_intervals(ranks, cluster, 1.0, float(most), resamples, seed)
     for slot, interval in enumerate(found, start=1):
         yield _row("judge", judge, "slot_rank", str(slot), interval, (most + 1) / 2)
+
+
+@cache
+def _shares(places: tuple[int, ...]) -> tuple[float, ...]:
+    """Return the share of the others that stands below each, ties half."""
+    place = np.array(places)
+    below = (place > place[:, None]).sum(axis=1) + (place == place[:, None]).sum(axis=1) / 2 - 0.5
+    return tuple((below / (len(places) - 1)).tolist())
+
+
+def _mean_shares(blocks: Sequence[Block]) -> dict[Item, float]:
+    """Return the share of rivals that one judge placed below each answer, over its blocks."""
+    found: dict[Item, list[float]] = defaultdict(list)
+    for block in blocks:
+        for arm, share in zip(block.arms, _shares(block.places), strict=True):
+            found[block.question_id, arm, block.repeat].append(share)
+    return {item: sum(shares) / len(shares) for item, shares in found.items()}
 
 
 def _swaps(
@@ -282,7 +300,7 @@ def _length_slope(
     resamples: int,
     seed: int,
 ) -> Iterator[Reliability]:
-    items = sorted(item for item in verdicts if words_of.get(item, 0) > 0)
+    items = sorted(verdicts)
     if not items:
         return
     questions = [question for question, _, _ in items]

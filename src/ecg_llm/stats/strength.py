@@ -85,8 +85,9 @@ def strengths(
     "ranking_strength" is freed from the effect of the slot, "ranking_strength_length" from the
     effect of the length too: what the arms would have if their answers were equally long. Both
     are log-odds on a question drawn at random, whose answers need not be as good as their arms.
-    rank is 1 + the number of arms whose 95 % difference lies wholly above, rank_adjusted the same
-    by Holm over all pairs.
+    Answers that no judge was shown count, as placed last; `missing` says how many. rank is 1 + the
+    number of arms whose 95 % difference lies wholly above, rank_adjusted the same by Holm over all
+    pairs.
 
     Args:
         blocks: rankings of any number of judges.
@@ -109,7 +110,7 @@ def strengths(
         for subset, part in sorted(parts.items()):
             found = fit(part, cluster_of, slot=True, length=length)
             if found is not None:
-                rows += _rows(metric, subset, found, resamples, seed)
+                rows += _rows(metric, subset, part, found, resamples, seed)
     return rows
 
 
@@ -118,9 +119,9 @@ def fit(
 ) -> Fit | None:
     """Return the strengths that make these rankings likeliest; None without a comparison.
 
-    The utility of an answer is the strength of its arm [+ effect x slot] [+ effect x log2(words)].
-    Every arm, slot and doubling also ties once with an average rival, so that an arm that always
-    wins has a finite strength.
+    The utility of an answer is the strength of its arm [+ effect x slot] [+ effect x log2(words)];
+    one that was not shown has the mean slot and length of its block. Every arm, slot and doubling
+    also ties once with an average rival, so that an arm that always wins has a finite strength.
 
     Args:
         blocks: rankings; those of fewer than two answers say nothing.
@@ -159,7 +160,28 @@ def fit(
     )
 
 
-def _rows(metric: str, subset: str, found: Fit, resamples: int, seed: int) -> Iterator[Estimate]:
+def shown(block: Block) -> Block:
+    """Return a block with no more than the answers that the judge was shown."""
+    slots = [slot for slot, words in enumerate(block.words) if words]
+    if len(slots) == len(block.words):
+        return block
+    return block._replace(
+        arms=tuple(block.arms[slot] for slot in slots),
+        places=tuple(block.places[slot] for slot in slots),
+        words=tuple(block.words[slot] for slot in slots),
+    )
+
+
+def _rows(
+    metric: str, subset: str, blocks: Sequence[Block], found: Fit, resamples: int, seed: int
+) -> Iterator[Estimate]:
+    asked: dict[str, set[str]] = defaultdict(set)
+    unshown: dict[str, set[tuple[str, int]]] = defaultdict(set)
+    for block in blocks:
+        for arm, words in zip(block.arms, block.words, strict=True):
+            asked[arm].add(block.question_id)
+            if not words:
+                unshown[arm].add((block.question_id, block.repeat))
     none = Interval(None, None, None, "none", found.questions, found.clusters)
     told = found.connected and (found.length is None or found.length.value is not None)
     ranks = _ranks(found, resamples, seed) if told else [Rank() for _ in found.arms]
@@ -168,7 +190,8 @@ def _rows(metric: str, subset: str, found: Fit, resamples: int, seed: int) -> It
         yield Estimate(
             metric=metric, subset=subset, arm=arm, method=f"strength/{METHOD}",
             value=interval.value, low=interval.low, high=interval.high, **rank._asdict(),
-            questions=found.questions, clusters=found.clusters, seed=seed,
+            questions=len(asked[arm]), clusters=found.clusters, missing=len(unshown[arm]),
+            missing_as="placed last", seed=seed,
         )  # fmt: skip
 
 
@@ -221,18 +244,19 @@ def _design(
     most = max(len(block.arms) for block in blocks)
     design = np.zeros((len(blocks), most, len(arms)))
     filled = np.zeros((len(blocks), most), dtype=bool)
-    words = np.ones((len(blocks), most))
+    words = np.zeros((len(blocks), most))
     for i, block in enumerate(blocks):
         k = len(block.arms)
         design[i, np.arange(k), [number[arm] for arm in block.arms]] = 1.0
         filled[i, :k] = True
         words[i, :k] = block.words
     told = []
-    slots = np.broadcast_to(np.arange(most, dtype=float), filled.shape)
+    seen = words > 0
+    slots = seen.cumsum(axis=1, dtype=float)
     for asked, values in ((slot, slots), (length, np.log2(np.maximum(words, 1.0)))):
         known = False
         if asked:
-            column = _centred(values[..., None], filled)
+            column = _centred(values[..., None], seen)
             before = _centred(design, filled).reshape(filled.size, -1)
             known = told_apart(column.reshape(filled.size), before)
             if known:
@@ -248,10 +272,11 @@ def told_apart(column: Array, others: Array) -> bool:
     return float((rest**2).sum()) > 1e-6 * max(float((column**2).sum()), 1.0)
 
 
-def _centred(columns: Array, filled: NDArray[np.bool_]) -> Array:
-    """Return the columns less their means over each block, 0 beyond its answers."""
-    inside = filled[..., None]
-    mean = (columns * inside).sum(axis=1, keepdims=True) / inside.sum(axis=1, keepdims=True)
+def _centred(columns: Array, part: NDArray[np.bool_]) -> Array:
+    """Return the columns less their means over the slots of each block in this part, 0 beyond."""
+    inside = part[..., None]
+    count = np.maximum(inside.sum(axis=1, keepdims=True), 1)
+    mean = (columns * inside).sum(axis=1, keepdims=True) / count
     return np.where(inside, columns - mean, 0.0)
 
 
