@@ -29,7 +29,7 @@ arms:
   api: {{model: server}}
   api+rag: {{model: server, retrieve: true}}
 answers: {{limit: 4}}
-scores: {{judges: {{one: {{model: server}}}}}}
+scores: {{judges: {{one: {{model: server, related: allow}}}}}}
 estimates: {{resamples: 1000}}
 """
 

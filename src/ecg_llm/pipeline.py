@@ -1238,9 +1238,10 @@ def measure_reliability(work: Work, study: config.Study) -> Iterator[Row]:
     judgements, scores = work.table(Judgement), work.table(Score)
     resamples, seed = study.estimates.resamples, study.seed
     yield from reliability.choice_reliability(scores, questions, cluster_of, resamples, seed)
+    shown = [answer for _, answer in items if asking.unshown(answer) is None]
     words = {
         (answer.question_id, answer.arm, answer.repeat): len(asking.shown_text(answer).split())
-        for _, answer in items
+        for answer in shown
     }
     replies = [
         reliability.JudgeReply(

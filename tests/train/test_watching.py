@@ -102,6 +102,7 @@ def test_fifty_steps_follow_the_stored_curve(random_base: Path, tmp_path: Path) 
     assert losses == pytest.approx(json.loads(CURVE.read_text()), rel=2e-3)
 
 
+@pytest.mark.slow
 def test_one_seed_repeats_and_another_differs(random_base: Path, tmp_path: Path) -> None:
     first, again = (train(random_base, tmp_path / name, FIFTY) for name in ("first", "again"))
     other = train(random_base, tmp_path / "other", FIFTY, seed=4)
@@ -116,6 +117,7 @@ def test_a_loss_that_is_no_number_stops_with_what_to_do(tiny: Path, tmp_path: Pa
     assert not (tmp_path / "nan").exists()
 
 
+@pytest.mark.slow
 def test_where_memory_runs_out_half_as_many_are_computed_at_once(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +200,7 @@ def test_both_phases_compute_in_the_same_precision(
     assert all(inside)
 
 
+@pytest.mark.slow
 def test_a_job_that_stopped_early_and_was_killed_stops_there_again(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,6 +302,7 @@ def test_a_step_of_more_examples_than_there_are_is_cut_into_few_parts(
     assert "micro-batches of 16, 2 a step" in (tmp_path / "out" / "speed.json").read_text()
 
 
+@pytest.mark.slow
 def test_another_chat_template_is_another_job(tiny: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(tiny, base)

@@ -8,6 +8,8 @@ from ecg_llm.report.figures import Panel, Point, interval_plot
 from ecg_llm.stats.ranking import LAYERS, POOLED
 
 SIGNIFICANT = 0.05
+FATES = ("left out", "placed last")
+"""What became of missing answers, where they counted as no value."""
 SECTIONS: Mapping[str, str] = {
     "unread": "choice",
     "unread_strict": "choice",
@@ -518,8 +520,8 @@ def _full_row(row: Estimate) -> FullRow:
         "" if row.rank_adjusted is None else str(row.rank_adjusted),
         places, "" if row.p_best is None else f"{row.p_best:.2f}",
         row.questions, row.clusters,
-        f"{row.missing}, {row.missing_as}" if row.missing and row.missing_as == "left out"
-        else f"{row.missing}, as {row.missing_as}" if row.missing else "0",
+        f"{row.missing}, {'' if row.missing_as in FATES else 'as '}{row.missing_as}"
+        if row.missing else "0",
         row.method.partition("/")[2].partition(" ")[0].replace("_", " "),
     )  # fmt: skip
 
