@@ -800,7 +800,8 @@ def _run(
     results = []
     needed = steps.needed(bound, target)
     with steps.locked(folder), _guarded(settings) as guard:
-        pipeline.check_scores(settings, needed)
+        found = steps.states(bound)
+        pipeline.check_scores(settings, [n for n in needed if found[n] not in ("done", "edited")])
         prepare()
         for name in needed:
             try:

@@ -1093,19 +1093,19 @@ def _former(
     return steps.read_table(path, row) if same else []
 
 
-def check_scores(study: config.Study, needed: Collection[str]) -> None:
-    """Refuse now what one of these steps would refuse after hours of answers.
+def check_scores(study: config.Study, waiting: Collection[str]) -> None:
+    """Refuse now what one of these steps, yet to be made, would refuse after hours of answers.
 
     Raises:
         UsageError: a judge is related to a model that wrote questions or training examples, or
             BERTScore cannot be computed as set.
     """
     for name in study.scores.judges:
-        if f"judgements/{name}" in needed:
+        if f"judgements/{name}" in waiting:
             kinship(study, name)
     settings = study.scores
     plain = settings.encoder == "minilm" and settings.layer is None and not settings.rescale
-    if "scores" in needed and settings.overlap and settings.bertscore and not plain:
+    if "scores" in waiting and settings.overlap and settings.bertscore and not plain:
         from ecg_llm.score import bert
 
         bert.BertScorer(settings.encoder, settings.layer, settings.rescale).check()

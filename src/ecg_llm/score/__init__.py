@@ -1,1 +1,1 @@
-"""Answers to scores: choice, overlap, judge, human."""
+"""Answers to scores: letters, text, key facts, judges, experts."""

@@ -32,7 +32,7 @@ NOTHING = "(nothing)"
 UNREAD = ("error", "refused")
 """Statuses of replies whose text is no judgement."""
 NO_OBJECT = "it holds no JSON object of its own, or ones that disagree or break off"
-NOT_SHOWN = "empty answer, not shown to the judge"
+EMPTY_ANSWER = "empty answer, not shown to the judge"
 NOT_JUDGED = "the judge was not asked"
 Problem = Callable[[str], str]
 """A reply's text -> what is wrong with it in a few words; empty: it can be read."""
@@ -173,7 +173,7 @@ def unshown(answer: Answer) -> Reply | None:
         return Reply("", "error", f"the answer failed: {answer.reason}")
     if answer.status == "refused":
         return Reply("", "refused", f"the answer was refused: {answer.reason}")
-    return None if shown_text(answer) else Reply("", "ok", NOT_SHOWN)
+    return None if shown_text(answer) else Reply("", "ok", EMPTY_ANSWER)
 
 
 def shown_text(answer: Answer) -> str:

@@ -1,1 +1,1 @@
-"""Scores to estimates: means, paired differences, ranks."""
+"""Scores to estimates: means, paired differences, ranks, strengths, biases."""
