@@ -203,6 +203,8 @@ class LocalModelConfig(Section):
     quantization: Literal["none", "nf4"] = "none"
     """nf4 needs CUDA and bitsandbytes."""
     batch: int = Field(default=8, ge=1)
+    price_hour: float = Field(default=0.0, ge=0)
+    """Of an hour of the machine it runs on, for the cost shown."""
     family: str = ""
     """The family of models it belongs to, like llama; empty: told from its name."""
 
@@ -219,6 +221,8 @@ class NanoModelConfig(Section):
     tokens: int = 600_000
     """Tokens of pretraining on the passages of train documents."""
     batch: int = Field(default=16, ge=1)
+    price_hour: float = Field(default=0.0, ge=0)
+    """Of an hour of the machine it runs on, for the cost shown."""
 
 
 class ApiModelConfig(Section):
@@ -236,6 +240,8 @@ class ApiModelConfig(Section):
     price_in: float = 0.0
     """Per million tokens, for the cost shown."""
     price_out: float = 0.0
+    price_hour: float = Field(default=0.0, ge=0)
+    """Of an hour of the server, where it is your own and not paid by the token."""
     family: str = ""
     """The family of models it belongs to, like claude; empty: told from its name."""
 
@@ -250,6 +256,8 @@ class ExtractiveModelConfig(Section):
 
     kind: Literal["extractive"]
     sentences: int = Field(default=2, ge=1)
+    price_hour: float = Field(default=0.0, ge=0)
+    """Of an hour of the machine it runs on, for the cost shown."""
 
 
 ModelConfig = Annotated[
@@ -565,6 +573,8 @@ class Scores(Section):
     judges: dict[str, Judge] = {}
     ratings: tuple[str, ...] = ("ratings/*.jsonl",)
     """Imported ratings, relative to the study folder."""
+    raters: dict[str, str] = {}
+    """The raters' name of a system -> the arm it is, where the two differ."""
 
 
 class Estimates(Section):
@@ -573,6 +583,16 @@ class Estimates(Section):
     comparisons: tuple[tuple[str, str], ...] = ()
     """Pairs (a, b) whose difference a - b is tested; empty: all pairs."""
     resamples: int = Field(default=10_000, ge=1_000)
+
+
+class Decision(Section):
+    """What the report's first screen decides by."""
+
+    candidates: tuple[str, ...] = ()
+    """Arms that may be deployed; empty: all. A proprietary one may serve as a yardstick only."""
+    margin: float = Field(default=0.05, gt=0, lt=1)
+    """The smallest difference that would matter to you, as a share: .05 is five points. Where the
+    questions are too few to find it, the report says so."""
 
 
 class Privacy(Section):
@@ -608,6 +628,7 @@ class Study(Section):
     answers: Answers = Answers()
     scores: Scores = Scores()
     estimates: Estimates = Estimates()
+    decision: Decision = Decision()
     privacy: Privacy = Privacy()
 
     @cached_property
@@ -710,6 +731,11 @@ class Study(Section):
             wanted.append(("questions.variants.model", model, self.models, "models"))
         for pair in self.estimates.comparisons:
             wanted.extend(("estimates.comparisons", arm, self.arms, "arms") for arm in pair)
+        wanted += [
+            ("decision.candidates", arm, self.arms, "arms") for arm in self.decision.candidates
+        ]
+        raters = self.scores.raters.items()
+        wanted += [(f"scores.raters.{name}", arm, self.arms, "arms") for name, arm in raters]
         for where, value, known, section in wanted:
             if value not in known:
                 raise ValueError(

@@ -1689,7 +1689,16 @@ def _identity(study: config.Study, name: str) -> Mapping[str, object] | None:
     """Return what of a model's settings decides its replies."""
     if name not in study.models:
         return None
-    ignored = {"batch", "concurrency", "timeout", "base_url", "key_env", "price_in", "price_out"}
+    ignored = {
+        "batch",
+        "concurrency",
+        "timeout",
+        "base_url",
+        "key_env",
+        "price_in",
+        "price_out",
+        "price_hour",
+    }
     return study.models[name].model_dump(mode="json", exclude=ignored)
 
 

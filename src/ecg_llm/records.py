@@ -586,6 +586,9 @@ class Latency(Row):
     """Of the retrieval, its share of the batch."""
     together: int = 1
     """Answers that were made at once."""
+    memory_mb: int = 0
+    """Most memory taken so far by the process that held the model, on the card where it was on
+    one; 0 where a server answered."""
 
 
 class Answer(Row):
@@ -731,6 +734,17 @@ class Estimate(Row):
     high: float | None = None
     p: float | None = None
     p_adjusted: float | None = None
+    test: str = ""
+    """How p was computed: mcnemar, sign_flip ..."""
+    p_sign: float | None = None
+    """Of the sign test over clusters: who wins more of them, whatever by how much."""
+    wins: int | None = None
+    """Questions on which `arm` scored higher; `losses`: lower; the others are equal."""
+    losses: int | None = None
+    effect: float | None = None
+    """The difference in standard deviations of the questions' differences (Cohen's d_z)."""
+    detectable: float | None = None
+    """The smallest difference that this design finds with 80 % power at a two-sided 5 %."""
     rank: int | None = None
     rank_adjusted: int | None = None
     rank_low: int | None = None
@@ -741,6 +755,54 @@ class Estimate(Row):
     missing: int = 0
     missing_as: str = ""
     seed: int = 0
+
+
+class Standing(Row):
+    """An arm's place over all layers on one subset, or on all of them pooled (paper, table 3)."""
+
+    table: ClassVar[str] = "standings"
+    key_columns: ClassVar[tuple[str, ...]] = ("subset", "arm")
+
+    subset: str
+    """A subset, or "all subsets"."""
+    arm: str
+    ranks: dict[str, float | None]
+    """Layer -> median rank over its metrics; None where not measured."""
+    median: float
+    """Of the ranks of the layers."""
+    median_low: float | None = None
+    median_high: float | None = None
+    place: int
+    """1 + the number of arms with a smaller median; equal medians share a place."""
+    place_low: int | None = None
+    place_high: int | None = None
+    p_first: float | None = None
+    """Share of the draws in which no arm has a smaller median, shared among equals."""
+    seed: int = 0
+
+
+class Agreement(Row):
+    """How far two metrics, or a judge and the experts, say the same."""
+
+    table: ClassVar[str] = "agreement"
+    key_columns: ClassVar[tuple[str, ...]] = ("level", "subset", "a", "b", "measure")
+
+    level: Literal["arms", "answers", "grades"]
+    """Order of the arms by their means; order of single answers; grades of the same answers."""
+    subset: str
+    a: str
+    """A metric; for grades a judge's name."""
+    b: str
+    """A metric; for grades "experts", or an expert's name."""
+    measure: str
+    """A key of MEASURES: kendall, spearman, kappa, alpha, icc, agreement."""
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    items: int = 0
+    """Arms, answers or graded answers compared."""
+    clusters: int = 0
+    note: str = ""
 
 
 class Reliability(Row):
@@ -792,6 +854,8 @@ TABLES: Mapping[str, type[Row]] = {
         Score,
         Reliability,
         Estimate,
+        Standing,
+        Agreement,
     )
 }
 """Row class of each table, in the order of the chain."""
@@ -884,6 +948,8 @@ MEASURES: Mapping[str, str] = {
     "kappa": "Cohen's kappa, quadratic weights",
     "alpha": "Krippendorff's alpha, ordinal",
     "kendall": "Kendall's tau of the rankings",
+    "spearman": "Spearman's rank correlation",
+    "icc": "Intraclass correlation ICC(2,1), absolute agreement",
 }
 """What a Reliability row may measure, by the name it carries."""
 

@@ -1,5 +1,7 @@
 """Figures as SVG for one HTML page: equal inputs give equal bytes, colours come from the page."""
 
+import html
+import json
 import re
 import warnings
 from collections.abc import Sequence
@@ -75,6 +77,13 @@ class Band(NamedTuple):
     ends: Sequence[tuple[float | None, float | None]]
 
 
+class Data(NamedTuple):
+    """What a figure shows, as a table."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[Sequence[str | float | None]]
+
+
 class Stack(NamedTuple):
     """A bar of counts that make a whole."""
 
@@ -84,7 +93,7 @@ class Stack(NamedTuple):
 
 def interval_plot(panels: Sequence[Panel], description: str) -> str:
     """Return an SVG of dots with their intervals, an arm a line, the panels two in a row."""
-    figure = _figure()
+    figure = blank()
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     lines = max(len(panel.points) for panel in panels)
@@ -97,7 +106,7 @@ def interval_plot(panels: Sequence[Panel], description: str) -> str:
             _draw_panel(place, panels[index], ticks)
         else:
             place.set_visible(False)
-    return _svg(figure, description)
+    return svg(figure, description)
 
 
 def curve_plot(
@@ -114,7 +123,7 @@ def curve_plot(
     `percent` shows shares in percent; a ring marks the step `kept` on the last curve that has it;
     a dashed line stands at the `level` of guessing.
     """
-    figure = _figure()
+    figure = blank()
     figure.set_size_inches(WIDTH, 2.2)
     axes = figure.subplots()
     scale = 100 if percent else 1
@@ -141,13 +150,13 @@ def curve_plot(
     if percent:
         axes.yaxis.set_major_formatter("{x:g} %")
     axes.legend(frameon=False, labelcolor=INK)
-    _quiet(axes)
-    return _svg(figure, description)
+    quiet(axes)
+    return svg(figure, description)
 
 
 def band_plot(bands: Sequence[Band], description: str, label: str) -> str:
     """Return an SVG of up to two lines of shares in percent, each in the band of its intervals."""
-    figure = _figure()
+    figure = blank()
     figure.set_size_inches(WIDTH, 2.4)
     axes = figure.subplots()
     for band, colour, style in zip(bands, (FIRST, SECOND), ("-", "--"), strict=False):
@@ -169,15 +178,15 @@ def band_plot(bands: Sequence[Band], description: str, label: str) -> str:
     axes.set_xticks([1, *range(5, max(len(band.values) for band in bands) + 1, 5)])
     axes.yaxis.set_major_formatter("{x:g} %")
     axes.legend(frameon=False, labelcolor=INK, loc="lower right")
-    _quiet(axes)
-    return _svg(figure, description)
+    quiet(axes)
+    return svg(figure, description)
 
 
 def bar_plot(
     labels: Sequence[str], values: Sequence[float], level: float, description: str, label: str
 ) -> str:
     """Return an SVG of bars, with a dashed line at the level that all would have if equal."""
-    figure = _figure()
+    figure = blank()
     figure.set_size_inches(WIDTH, 1.9)
     axes = figure.subplots()
     axes.bar(range(len(values)), values, color=FIRST, width=0.72)
@@ -185,8 +194,8 @@ def bar_plot(
     axes.set_xticks(range(len(labels)), labels, parse_math=False)
     axes.set_ylabel(label)
     axes.grid(axis="y", color=LINE, linewidth=0.6)
-    _quiet(axes)
-    return _svg(figure, description)
+    quiet(axes)
+    return svg(figure, description)
 
 
 def stacked_plot(stacks: Sequence[Stack], names: Sequence[str], description: str) -> str:
@@ -194,7 +203,7 @@ def stacked_plot(stacks: Sequence[Stack], names: Sequence[str], description: str
 
     Every part that has room says its percentage; the number of all stands beside the bar.
     """
-    figure = _figure()
+    figure = blank()
     figure.set_size_inches(WIDTH, 0.85 + 0.25 * len(stacks))
     axes = figure.subplots()
     for height, stack in enumerate(stacks):
@@ -210,7 +219,7 @@ def stacked_plot(stacks: Sequence[Stack], names: Sequence[str], description: str
                 axes.text(*place, f"{100 * share:.0f}", color=ink, ha="center", va="center")
             left += 100 * share
         axes.text(102, height + 0.03, f"{whole:,}", color=MUTED, va="center")
-    axes.set_yticks(range(len(stacks)), [_short(s.label) for s in stacks], parse_math=False)
+    axes.set_yticks(range(len(stacks)), [shortened(s.label) for s in stacks], parse_math=False)
     axes.set_ylim(len(stacks) - 0.4, -0.6)
     axes.set_xlim(0, 100)
     axes.xaxis.set_major_formatter("{x:g} %")
@@ -220,8 +229,8 @@ def stacked_plot(stacks: Sequence[Stack], names: Sequence[str], description: str
         keys, names, loc="outside upper left", ncols=3, frameon=False, labelcolor=INK,
         handlelength=0.9, handleheight=0.9, columnspacing=1.2, handletextpad=0.5, borderpad=0,
     )  # fmt: skip
-    _quiet(axes)
-    return _svg(figure, description)
+    quiet(axes)
+    return svg(figure, description)
 
 
 def _draw_panel(axes: Any, panel: Panel, ticks: int) -> None:
@@ -238,7 +247,7 @@ def _draw_panel(axes: Any, panel: Panel, ticks: int) -> None:
         )  # fmt: skip
     if panel.reference is not None:
         axes.axvline(panel.reference * scale, color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
-    names = [_short(point.label) for point in panel.points]
+    names = [shortened(point.label) for point in panel.points]
     axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_title(panel.title, parse_math=False, loc="left", fontsize=9, color=INK)
@@ -251,10 +260,10 @@ def _draw_panel(axes: Any, panel: Panel, ticks: int) -> None:
     axes.locator_params(axis="x", nbins=ticks)
     if panel.percent:
         axes.xaxis.set_major_formatter("{x:g} %")
-    _quiet(axes)
+    quiet(axes)
 
 
-def _quiet(axes: Any) -> None:
+def quiet(axes: Any) -> None:
     """Leave out what carries no data."""
     axes.set_axisbelow(True)
     axes.tick_params(length=0, colors=MUTED, labelsize=9)
@@ -265,11 +274,13 @@ def _quiet(axes: Any) -> None:
         spine.set_visible(False)
 
 
-def _short(name: str) -> str:
+def shortened(name: str) -> str:
+    """Return the name as an axis has room for it."""
     return name if len(name) <= LABEL else name[: LABEL - 1] + "…"
 
 
-def _figure() -> Any:
+def blank() -> Any:
+    """Return an empty matplotlib figure without a background."""
     from matplotlib.figure import Figure
 
     figure = Figure(layout="constrained")
@@ -277,10 +288,11 @@ def _figure() -> Any:
     return figure
 
 
-def _svg(figure: Any, description: str) -> str:
+def svg(figure: Any, description: str, data: Data | None = None) -> str:
     """Return the figure as an SVG element that can stand in a page beside others.
 
     Text stays text, ids are unique to the figure, and no date, version or address is in it.
+    What was drawn stands as JSON in its metadata element: {"columns": [...], "rows": [[...]]}.
     """
     import matplotlib
 
@@ -306,4 +318,8 @@ def _svg(figure: Any, description: str) -> str:
         text = text.replace(drawn, shown)
     text = " ".join(text.split()).replace("> <", "><")
     alternative = description.translate({38: "&amp;", 60: "&lt;", 62: "&gt;", 34: "&quot;"})
-    return text.replace("<svg", f'<svg role="img" aria-label="{alternative}"', 1)
+    text = text.replace("<svg", f'<svg role="img" aria-label="{alternative}"', 1)
+    if data is None:
+        return text
+    shown = json.dumps({"columns": data.columns, "rows": data.rows}, ensure_ascii=False)
+    return text.replace("</svg>", f"<metadata>{html.escape(shown, quote=False)}</metadata></svg>")

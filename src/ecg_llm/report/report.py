@@ -34,6 +34,7 @@ from ecg_llm.records import (
 )
 from ecg_llm.report import (
     counts,
+    findings,
     instruments,
     judges,
     literature,
@@ -170,7 +171,7 @@ def _content(
         "study": study,
         "notes": [*notes, *_notes_of(manifests)],
         "nano_arms": _nano_arms(study),
-        "findings": results.findings(estimates, declared),
+        "findings": findings.findings(estimates, declared),
         "doubts": judges.doubts(judgements),
         "overall": _overall(estimates),
         "rank_titles": partial(results.rank_titles, estimates),

@@ -111,7 +111,7 @@ def estimates(
     Returns:
         Rows ordered by metric and subset, means before differences.
     """
-    panels = list(_panels(scores, subsets_of, cluster_of))
+    panels = list(panels_of(scores, subsets_of, cluster_of))
     rows: list[Estimate] = []
     for done, panel in enumerate(panels):
         if progress:
@@ -293,7 +293,7 @@ def placed(arms: int, differences: Mapping[Pair, Difference], drawn: Array) -> l
     ]
 
 
-def _panels(
+def panels_of(
     scores: Sequence[Score],
     subsets_of: Mapping[str, tuple[str, ...]],
     cluster_of: Mapping[str, str],
