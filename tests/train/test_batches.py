@@ -164,6 +164,21 @@ def test_a_step_is_cut_where_least_is_padded_and_no_part_is_larger_than_planned(
         assert max(len(part) * max(some[i] for i in part) for part in made) <= limit
 
 
+def test_rounding_that_goes_with_the_shape_is_no_sight_of_another_example(
+    model: Any, items: list[Item]
+) -> None:
+    def rounded(_: Any, inputs: Any, logits: torch.Tensor) -> torch.Tensor:
+        noise = torch.Generator().manual_seed(inputs[0].shape[1])
+        size = 0.05 * logits[:, -1].std()
+        return logits + size * torch.randn(logits.shape, generator=noise)
+
+    hook = model.lm_head.register_forward_hook(rounded)
+    try:
+        assert batches.keeps_apart(model, items)
+    finally:
+        hook.remove()
+
+
 def test_a_model_that_would_let_packed_examples_see_each_other_is_found(
     model: Any, items: list[Item]
 ) -> None:
