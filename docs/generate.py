@@ -20,6 +20,8 @@ SILENT = {
     "CITATION.cff": "how to cite, with the paper",
     "README.md": "this page",
     "CHANGELOG.md": "what changed for users",
+    "published": "template and figures of published-ratings.md",
+    "page.md.jinja": "the words of that page",
     "pyproject.toml": "the package, its tools and the import rules",
     "constraints.txt": "the exact versions that are tested",
     "template.typ": "the page design",

@@ -136,6 +136,34 @@ def test_the_report_is_one_file_that_names_what_was_not_read(study: Path, rows: 
     assert str(len(rows(Draft))) in html
 
 
+def test_a_wanted_difference_is_planned_for_from_the_study_at_hand(study: Path) -> None:
+    run = run_cli("estimates", "--power", "0.03", "--json", "-C", str(study))
+    told = [row for row in json.loads(run.stdout)["power"] if row["needed_questions"] is not None]
+    assert told
+    for row in told:
+        assert row["needed_questions"] >= row["needed_clusters"] >= 2
+        assert row["needed_questions_adjusted"] >= row["needed_questions"]
+    refused = run_cli("estimates", "--power", "-1", "-C", str(study))
+    assert refused.returncode == 2
+    assert "give a number above 0" in refused.stderr
+
+
+def test_standings_and_agreement_are_commands(study: Path) -> None:
+    shown = run_cli("standings", "-C", str(study)).stdout
+    assert all(word in shown for word in ("median", "extractive", "%"))
+    rows = json.loads(run_cli("agreement", "--json", "-C", str(study)).stdout)["agreement"]
+    assert {row["level"] for row in rows} == {"arms", "answers"}
+
+
+def test_the_files_beside_the_report_are_those_of_its_figures_and_tables(study: Path) -> None:
+    report = study / "report"
+    html = (report / "index.html").read_text()
+    assert len(list((report / "figures").glob("*.svg"))) == html.count("<figure>")
+    tables = {file.suffix for file in (report / "tables").iterdir()}
+    assert tables == {".csv", ".md", ".tex"}
+    assert len(list((report / "tables").glob("*.tex"))) == html.count("<table")
+
+
 def test_ask_answers_with_a_citation_that_is_the_text_of_the_page(study: Path) -> None:
     run = run_cli("ask", "--json", "-C", str(study), "What is the PR interval?")
     assert run.returncode == 0, run.stderr

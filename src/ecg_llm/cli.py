@@ -22,8 +22,9 @@ STEPS = {
     "splits": "Place every document on one side of the split, frozen once drawn.",
     "retrieval": "Measure how well retrieval finds the sources of the tested questions.",
     "answers": "Ask every arm every question of the tested splits.",
-    "estimates": "Means with intervals, paired differences and ranks.",
-    "report": "Write the report, one HTML file.",
+    "standings": "Rank the arms over all layers of evaluation.",
+    "agreement": "Measure how far the layers, and judges and experts, say the same.",
+    "report": "Write the report, one HTML file, with its figures and tables beside it.",
 }
 """Commands that make one step and what it needs."""
 
@@ -150,6 +151,45 @@ def _step_command(name: str) -> Callable[..., None]:
 
 for _name in STEPS:
     app.command(_name)(_step_command(_name))
+
+
+@app.command()
+def estimates(
+    study: StudyFolder = Path(),
+    overrides: Overrides = None,
+    limit: Limit = None,
+    retry: Retry = False,
+    power: Annotated[
+        float | None,
+        typer.Option(help="Say how many questions a difference like .03 needs to be found."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Means with intervals, paired differences and ranks; --power plans the next study."""
+    from ecg_llm import config
+    from ecg_llm.commands import estimates as estimating
+
+    if power is not None:
+        estimating.check_wanted(power)
+    _run(study, "estimates", overrides, limit, retry=retry)
+    settings = config.load(study, overrides or ())
+    if power is None:
+        if as_json:
+            console.figures(_JSON["estimates"](study))
+        else:
+            _print_tables(estimating.estimates(study, settings))
+        return
+    rows = estimating.planned(study, power)
+    if as_json:
+        console.figures({"power": [row._asdict() for row in rows]})
+        return
+    _print_tables([estimating.planning(rows)])
+    console.say(
+        f"Questions (of documents) it takes to find a difference of {power:g} with 80 % power at a "
+        "two-sided 5 %, if they vary and cluster as here; corrected: at the first step of Holm's "
+        "correction over the comparisons of that metric and subset; - where arms "
+        "never differ or all questions come from one source."
+    )
 
 
 @app.command()
@@ -634,6 +674,7 @@ def rate_import(
     """Import ratings into the study, listing every defect; outside a study: list only."""
     from ecg_llm import config, store
     from ecg_llm.commands import rate as rating
+    from ecg_llm.records import GRADES
     from ecg_llm.score import human
 
     inside = (study / config.FILE).exists()
@@ -647,16 +688,19 @@ def rate_import(
     if as_json:
         console.figures(summary)
         return
-    grades = ("incorrect", "partially incorrect", "correct but incomplete", "correct", "unrated")
-    console.table(
-        ("arm", *grades),
-        [(arm, *(counts[grade] for grade in grades)) for arm, counts in summary["arms"].items()],
-    )
-    for what in ("duplicates", "conflicts", "double_marked", "missing_mark"):
+    for name, arms in summary["sets"].items():
+        rows = [(arm, *(counts[label] for label in human.LABELS)) for arm, counts in arms.items()]
+        console.table(("arm", *human.LABELS), rows, title=name)
+    listed = ("duplicates", "conflicts", "double_marked", "missing_mark", "incomplete", "remarks")
+    for what in listed:
         if summary[what]:
             console.out(f"{what.replace('_', ' ')}: {len(summary[what])}")
             for line in summary[what]:
                 console.out(f"  {line}")
+    if not any(row.label in GRADES for found in imported for row in found.ratings):
+        console.say("No usable mark was found, so there is nothing new to report.")
+    elif inside:
+        console.say(f"Next: ecg-llm report -C {study}")
     if not inside:
         console.say("This is not a study folder, so nothing was stored; -C names one.")
 
@@ -736,22 +780,63 @@ def compare_deployed(
 
 @app.command()
 def compare(
-    files: Annotated[list[Path], typer.Argument(help="scores.jsonl of a study, or plain CSV.")],
-    resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]FILE...", help="Logs, scores, ratings, preferences, CSV; folders."
+        ),
+    ],
+    against: Annotated[
+        str, typer.Option(help="Compare every other system with this one only.")
+    ] = "",
+    pair: Annotated[
+        list[str] | None, typer.Option(help="A declared comparison, a:b; may be repeated.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Only this metric; may be repeated.")
+    ] = None,
+    lower: Annotated[
+        list[str] | None, typer.Option(help="Less of this metric is better; may be repeated.")
+    ] = None,
+    cluster: Annotated[
+        str, typer.Option(help="Field or column that names what items come from.")
+    ] = "",
+    margin: Annotated[
+        float, typer.Option(min=0, help="Smallest difference that matters, as a share.")
+    ] = 0.05,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the page, figures and tables.")
+    ] = None,
+    resamples: Annotated[
+        int, typer.Option(min=1_000, max=1_000_000, help="Bootstrap resamples.")
+    ] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the resampling.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Compare systems on the same items: CSV with system,item,score[,cluster][,metric]."""
-    from ecg_llm.stats import compare as compare_module
+    """Compare systems in pairs on the same items: lm-eval and Inspect logs, our scores, CSV."""
+    from ecg_llm.commands import compare as comparing
 
-    found = compare_module.compare(files, resamples=resamples, seed=seed)
+    if out:
+        comparing.check(out)
+    with console.progress("compare") as bar:
+        found = comparing.compared(
+            files, pair or (), resamples, seed, bar,
+            against=against, metrics=metric or (), lower=lower or (), cluster=cluster,
+        )  # fmt: skip
+    page = comparing.write(out, found, files, margin) if out else None
     if as_json:
-        console.figures(found)
+        console.figures(comparing.figures(found, margin))
         return
-    for name in ("means", "differences", "ranks"):
-        rows = found[name]
-        if rows:
-            console.table(tuple(rows[0]), [tuple(row.values()) for row in rows], title=name)
+    for sentence in comparing.story(found, margin):
+        console.out(sentence)
+    for note in comparing.notes(found):
+        console.say(note)
+    for shown in comparing.tables(found, margin):
+        console.table(shown.columns, shown.rows, title=shown.title)
+        if shown.more:
+            console.say(f"... and {shown.more:,} more rows: --json and --out have all.")
+    if page:
+        console.say(f"Page: {page}")
 
 
 def _bound(
@@ -851,16 +936,26 @@ def _print_summary(folder: Path) -> None:
     from ecg_llm.report import report
 
     settings = config.load(folder)
-    columns, rows = report.summary_table(
-        steps.read_table(folder / "estimates.jsonl", Estimate), list(settings.arms)
-    )
+    estimates = steps.read_table(folder / "estimates.jsonl", Estimate)
+    columns, rows = report.summary_table(estimates, list(settings.arms))
     console.table(columns, rows)
-    if pipeline.nano_arms(settings):
+    if set(pipeline.nano_arms(settings)) & {row.arm for row in estimates}:
         console.out(NANO_NOTE)
     console.out(f"Report: {folder / 'report' / 'index.html'}")
 
 
+def _print_tables(tables: Sequence[Any]) -> None:
+    for shown in tables:
+        if shown.rows:
+            console.table(shown.columns, shown.rows, title=shown.title)
+
+
 def _print_step(folder: Path, name: str) -> None:
+    if name in ("standings", "agreement"):
+        from ecg_llm.commands import estimates as estimating
+
+        _print_tables(getattr(estimating, name)(folder))
+        return
     found = _JSON[name](folder)
     for label, value in found.items():
         if isinstance(value, list):
@@ -968,12 +1063,15 @@ def _counted(name: str, *columns: str) -> Callable[[Path], dict[str, Any]]:
     return count
 
 
-def _estimates(folder: Path) -> dict[str, Any]:
-    from ecg_llm.records import Estimate
-    from ecg_llm.steps import read_table
+def _listed(name: str) -> Callable[[Path], dict[str, Any]]:
+    def listed(folder: Path) -> dict[str, Any]:
+        from ecg_llm.records import TABLES
+        from ecg_llm.steps import read_table
 
-    rows = read_table(folder / "estimates.jsonl", Estimate)
-    return {"count": len(rows), "estimates": [row.model_dump(mode="json") for row in rows]}
+        rows = read_table(folder / f"{name}.jsonl", TABLES[name])
+        return {"count": len(rows), name: [row.model_dump(mode="json") for row in rows]}
+
+    return listed
 
 
 def _questions(folder: Path, overrides: Sequence[str] | None) -> dict[str, Any]:
@@ -1006,7 +1104,9 @@ _JSON: Mapping[str, Callable[[Path], dict[str, Any]]] = {
     "retrieval": _retrieval,
     "answers": _counted("answers", "arm", "status"),
     "scores": _counted("scores", "metric", "status"),
-    "estimates": _estimates,
+    "estimates": _listed("estimates"),
+    "standings": _listed("standings"),
+    "agreement": _listed("agreement"),
     "report": lambda folder: {"report": str(folder / "report" / "index.html")},
 }
 

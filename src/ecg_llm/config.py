@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -584,12 +585,29 @@ class Estimates(Section):
     """Pairs (a, b) whose difference a - b is tested; empty: all pairs."""
     resamples: int = Field(default=10_000, ge=1_000)
 
+    @field_validator("comparisons")
+    @classmethod
+    def _each_pair_once(cls, pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+        """Each is a test that the correction counts."""
+        seen: set[frozenset[str]] = set()
+        for a, b in pairs:
+            if a == b:
+                raise ValueError(f"estimates.comparisons compares {a} with itself; name two arms")
+            if frozenset((a, b)) in seen:
+                raise ValueError(
+                    f"estimates.comparisons has {a} and {b} twice; a pair is tested once, in "
+                    "either order"
+                )
+            seen.add(frozenset((a, b)))
+        return pairs
+
 
 class Decision(Section):
     """What the report's first screen decides by."""
 
     candidates: tuple[str, ...] = ()
-    """Arms that may be deployed; empty: all. A proprietary one may serve as a yardstick only."""
+    """Arms, or systems that people rated, that may be deployed; empty: all. A proprietary one may
+    serve as a yardstick only."""
     margin: float = Field(default=0.05, gt=0, lt=1)
     """The smallest difference that would matter to you, as a share: .05 is five points. Where the
     questions are too few to find it, the report says so."""
@@ -731,9 +749,6 @@ class Study(Section):
             wanted.append(("questions.variants.model", model, self.models, "models"))
         for pair in self.estimates.comparisons:
             wanted.extend(("estimates.comparisons", arm, self.arms, "arms") for arm in pair)
-        wanted += [
-            ("decision.candidates", arm, self.arms, "arms") for arm in self.decision.candidates
-        ]
         raters = self.scores.raters.items()
         wanted += [(f"scores.raters.{name}", arm, self.arms, "arms") for name, arm in raters]
         for where, value, known, section in wanted:

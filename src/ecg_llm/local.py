@@ -960,3 +960,24 @@ def _nf4() -> Any:
         # The bytes are the same; FSDP shards only weights whose type is one of floating point.
         bnb_4bit_quant_storage=torch.bfloat16,
     )
+
+
+def reset_memory() -> None:
+    """Let `memory_used` count from now on; what is held stays."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def memory_used() -> int:
+    """Return the most bytes held on the GPU since `reset_memory`, all models of this process.
+
+    Without a GPU those that are resident now.
+    """
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return int(psutil.Process().memory_info().rss)

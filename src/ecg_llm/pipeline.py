@@ -33,6 +33,7 @@ from ecg_llm.records import (
     DOCUMENT_REASONS,
     TABLES,
     TESTED,
+    Agreement,
     Answer,
     Check,
     Document,
@@ -55,6 +56,7 @@ from ecg_llm.records import (
     Revision,
     Row,
     Score,
+    Standing,
     Training,
     Variant,
     digest,
@@ -212,6 +214,7 @@ def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Ste
         *_judgement_steps(study, models),
     ]
     ratings = files_of(folder, study.scores.ratings)
+    _refuse_unknown_candidates(study, ratings)
     made += [
         Step(
             "scores",
@@ -225,7 +228,7 @@ def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Ste
                 "embedder": models.search_parameters["embedder"],
                 "citing": citing.VERSION,
             },
-            version=3,
+            version=4,
         ),
         Step(
             "reliability",
@@ -243,22 +246,90 @@ def study_steps(study: config.Study, folder: Path, models: "Models") -> list[Ste
             Estimate,
             inputs=("questions", "answers", "judgements", "scores"),
             parameters={**study.estimates.model_dump(mode="json"), "seed": study.seed},
-            version=3,
+            version=5,
+        ),
+        Step(
+            "standings",
+            lambda work: rank_overall(work, study, ratings),
+            "standings.jsonl",
+            Standing,
+            inputs=("questions", "scores", "estimates"),
+            parameters={"resamples": study.estimates.resamples, "seed": study.seed},
+        ),
+        Step(
+            "agreement",
+            lambda work: compare_layers(work, study, ratings),
+            "agreement.jsonl",
+            Agreement,
+            inputs=("questions", "scores"),
+            parameters={"resamples": study.estimates.resamples, "seed": study.seed},
         ),
     ]
+    alone = rated_alone(study, folder)
+    shown = _of_ratings(study) if alone else study
     aside = ("index", "sweeps", "index-sweep")
     upstream = tuple(step.name for step in made if "/" not in step.name and step.name not in aside)
     made.append(
         Step(
             "report",
-            lambda work: write_report(work, study, steps.bind(folder, made)),
+            lambda work: write_report(work, shown, steps.bind(folder, made), ratings),
             "report/index.html",
             inputs=upstream,
             files=(folder / "sweeps.jsonl", folder / "index_sweep.jsonl"),
-            parameters=study.model_dump(mode="json"),
+            parameters=shown.model_dump(mode="json"),
         )
     )
-    return made
+    return _resting_on_ratings(made) if alone else made
+
+
+def rated_alone(study: config.Study, folder: Path) -> bool:
+    """Whether the folder holds imported ratings and nothing to ask about: no document, no set."""
+    if not files_of(folder, study.scores.ratings) or study.questions.imports:
+        return False
+    read = folder / "documents.jsonl"
+    if (folder / GIVEN).exists() or (read.exists() and read.stat().st_size):
+        return False
+    from ecg_llm.corpus import ingest
+
+    literature = folder / study.literature
+    return not (literature.is_dir() and ingest.find(literature))
+
+
+def _resting_on_ratings(made: Sequence[Step]) -> list[Step]:
+    """Return the steps, those from the scores on without any input from before."""
+    names = [step.name for step in made]
+    late = names[names.index("scores") :]
+    return [
+        replace(step, inputs=tuple(name for name in step.inputs if name in late))
+        if step.name in late
+        else step
+        for step in made
+    ]
+
+
+def _refuse_unknown_candidates(study: config.Study, ratings: Sequence[Path]) -> None:
+    if set(study.decision.candidates) <= set(study.arms):
+        return
+    rated = {study.scores.raters.get(row.arm, row.arm) for row in read_ratings(ratings)}
+    for name in study.decision.candidates:
+        if name not in study.arms and name not in rated:
+            raise UsageError(
+                f"decision.candidates names {name!r}, which is neither in arms nor was it rated"
+                + registry.suggestion(name, [*study.arms, *rated])
+            )
+
+
+def _of_ratings(study: config.Study) -> config.Study:
+    """Return the study without the models and arms that its ratings are not about."""
+    rated = set(study.scores.raters.values())
+    pairs = tuple(pair for pair in study.estimates.comparisons if rated.issuperset(pair))
+    return study.model_copy(
+        update={
+            **{section: {} for section in ("models", "adapters", "sweeps", "arms")},
+            "scores": study.scores.model_copy(update={"judges": {}, "facts": config.Facts()}),
+            "estimates": study.estimates.model_copy(update={"comparisons": pairs}),
+        }
+    )
 
 
 def _writing_parameters(study: config.Study) -> dict[str, object]:
@@ -936,7 +1007,8 @@ def sweep_index(work: Work, study: config.Study, models: "Models") -> Iterator[R
 
 
 def answer_arm(work: Work, study: config.Study, name: str, models: "Models") -> Iterator[Row]:
-    """Ask one arm every question of the tested splits; how long it took goes beside the table."""
+    """Ask one arm every question of the tested splits; time and memory go beside the table."""
+    from ecg_llm import local
     from ecg_llm.answer import arms
 
     arm = study.arms[name]
@@ -947,6 +1019,9 @@ def answer_arm(work: Work, study: config.Study, name: str, models: "Models") -> 
         )
     passages = {row.passage_id: row for row in work.table(Passage)} if arm.retrieve else {}
     answerer, count = models.answerer(name)
+    elsewhere = study.models[arm.model].kind == "api"
+    if not elsewhere:
+        local.reset_memory()  # an arm before this one may have taken more
     done = {row.key for row in work.done}
     failed: list[str] = []
     unshown = 0
@@ -962,7 +1037,8 @@ def answer_arm(work: Work, study: config.Study, name: str, models: "Models") -> 
             done=done,
             progress=work.progress,
         ):
-            kept(latency)
+            memory = 0 if elsewhere else local.memory_used() >> 20
+            kept(latency.model_copy(update={"memory_mb": memory}))
             if answer.status == "error":
                 failed.append(answer.reason)
             unshown += arm.retrieve and not answer.passages
@@ -1204,6 +1280,13 @@ def score_answers(
     answers = work.table(Answer)
     items = [(questions[answer.question_id], answer) for answer in answers]
     passages = {row.passage_id: row for row in work.table(Passage)}
+    rated, names = read_ratings(ratings), study.scores.raters
+    if rated and not answers:
+        work.notes.append("No arm has answered: the scores are imported ratings alone")
+    if unknown := sorted(set(names) - {row.arm for row in rated}):
+        work.notes.append(f"scores.raters names systems that no rating has: {', '.join(unknown)}")
+    work.notes += human.shared_arms(rated, names)
+    marks = human.human_scores(rated, list(questions.values()), names)
     scorers: list[Scorer] = [
         choice.ChoiceScorer(),
         cited.CitationScorer(models.watched_embedder(work), passages),
@@ -1224,7 +1307,7 @@ def score_answers(
     if study.scores.facts.model:
         listed = {row.question_id: row for row in work.table(KeyFacts)}
         yield from facts.fact_scores(judgements, listed, items)
-    yield from human.human_scores(read_ratings(ratings), list(questions.values()))
+    yield from marks
 
 
 def measure_reliability(work: Work, study: config.Study) -> Iterator[Row]:
@@ -1258,17 +1341,10 @@ def measure_reliability(work: Work, study: config.Study) -> Iterator[Row]:
 
 def estimate_scores(work: Work, study: config.Study, ratings: Sequence[Path]) -> Iterator[Row]:
     """Turn scores into means, paired differences and ranks."""
-    from ecg_llm.score import human, overlap, ranking
+    from ecg_llm.score import overlap, ranking
     from ecg_llm.stats import corpus, estimate, strength
 
-    questions = {row.question_id: row for row in work.table(Question)}
-    subsets_of = {row.question_id: row.subsets for row in questions.values()}
-    cluster_of = {row.question_id: row.group for row in questions.values()}
-    rated = read_ratings(ratings)
-    ids = human.question_ids(rated, list(questions.values()))
-    for rating, question_id in zip(rated, ids, strict=True):
-        subsets_of.setdefault(question_id, (f"{rating.set}/rated",))
-        cluster_of.setdefault(question_id, question_id)
+    subsets_of, cluster_of = belonging(work.table(Question), read_ratings(ratings))
     resamples, seed = study.estimates.resamples, study.seed
     yield from estimate.estimates(
         work.table(Score),
@@ -1293,13 +1369,61 @@ def estimate_scores(work: Work, study: config.Study, ratings: Sequence[Path]) ->
         )
 
 
-def write_report(work: Work, study: config.Study, bound: steps.Study) -> Iterator[Row]:
-    """Write the report, one HTML file."""
-    from ecg_llm.report import report
+def belonging(
+    questions: Sequence[Question], ratings: Sequence[Rating]
+) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+    """Return the subsets that each question counts in, and its cluster, by question_id.
 
-    tables = {
+    A question that is known from ratings alone counts in the set of its ratings and is a cluster of
+    its own.
+    """
+    from ecg_llm.score import human
+
+    subsets_of = {row.question_id: row.subsets for row in questions}
+    cluster_of = {row.question_id: row.group for row in questions}
+    for rating, question_id in zip(ratings, human.question_ids(ratings, questions), strict=True):
+        subsets_of.setdefault(question_id, (f"{rating.set}/rated",))
+        cluster_of.setdefault(question_id, question_id)
+    return subsets_of, cluster_of
+
+
+def rank_overall(work: Work, study: config.Study, ratings: Sequence[Path]) -> Iterator[Row]:
+    """Rank the arms over all layers."""
+    from ecg_llm.stats import ranking
+
+    yield from ranking.standings(
+        work.table(Estimate),
+        work.table(Score),
+        *belonging(work.table(Question), read_ratings(ratings)),
+        study.estimates.resamples,
+        study.seed,
+        progress=work.progress,
+    )
+
+
+def compare_layers(work: Work, study: config.Study, ratings: Sequence[Path]) -> Iterator[Row]:
+    """Measure how far the layers of evaluation rank arms and answers alike."""
+    from ecg_llm.stats import layers
+
+    yield from layers.agreement(
+        work.table(Score),
+        *belonging(work.table(Question), read_ratings(ratings)),
+        study.estimates.resamples,
+        study.seed,
+        progress=work.progress,
+    )
+
+
+def write_report(
+    work: Work, study: config.Study, bound: steps.Study, ratings: Sequence[Path]
+) -> Iterator[Row]:
+    """Write the report: one HTML file, its figures and tables as files beside it."""
+    from ecg_llm.report import exports, report
+
+    tables: dict[str, Sequence[Row]] = {
         name: steps.read_table(work.folder / f"{name}.jsonl", row) for name, row in TABLES.items()
     }
+    tables[Rating.table] = read_ratings(ratings)
     manifests = {name: steps.manifest(bound, name) for name in bound.steps if name != "report"}
     html = report.build(
         study,
@@ -1309,7 +1433,7 @@ def write_report(work: Work, study: config.Study, bound: steps.Study) -> Iterato
         records=adapter_records(work.folder, study),
         sweep_rows=steps.read_table(work.folder / "sweeps.jsonl", Training),
     )
-    store.write_text(work.folder / "report" / "index.html", html)
+    exports.write(html, work.folder / "report")
     yield from ()
 
 

@@ -587,8 +587,8 @@ class Latency(Row):
     together: int = 1
     """Answers that were made at once."""
     memory_mb: int = 0
-    """Most memory taken so far by the process that held the model, on the card where it was on
-    one; 0 where a server answered."""
+    """Of the process that held the model, with all that it held: on a GPU the most since the arm
+    began, else what was resident; 0 where a server answered."""
 
 
 class Answer(Row):
@@ -743,13 +743,25 @@ class Estimate(Row):
     losses: int | None = None
     effect: float | None = None
     """The difference in standard deviations of the questions' differences (Cohen's d_z)."""
+    error: float | None = None
+    """Standard error of a difference that power goes by: of whole clusters, and no smaller than of
+    as many separate questions."""
+    freedom: float | None = None
+    """Its degrees of freedom."""
     detectable: float | None = None
-    """The smallest difference that this design finds with 80 % power at a two-sided 5 %."""
+    """The smallest difference that this design finds with 80 % power at a two-sided 5 %; None too
+    where the test cannot reach 5 %, as with five documents."""
+    detectable_adjusted: float | None = None
+    """The same at Holm's first step: 5 % over the comparisons of its metric and subset."""
     rank: int | None = None
     rank_adjusted: int | None = None
     rank_low: int | None = None
+    """`rank_low` to `rank_high`: 95 % interval of `rank`."""
     rank_high: int | None = None
     p_best: float | None = None
+    """Share of the draws of other documents in which no arm is higher, shared among equals."""
+    rank_questions: int | None = None
+    """Questions that ranks rest on: those that all arms with any value have."""
     questions: int = 0
     clusters: int = 0
     missing: int = 0
@@ -758,13 +770,13 @@ class Estimate(Row):
 
 
 class Standing(Row):
-    """An arm's place over all layers on one subset, or on all of them pooled (paper, table 3)."""
+    """An arm's place over all layers on one subset or on all unseen ones (paper, table 3)."""
 
     table: ClassVar[str] = "standings"
     key_columns: ClassVar[tuple[str, ...]] = ("subset", "arm")
 
     subset: str
-    """A subset, or "all subsets"."""
+    """A subset, or "all unseen subsets"."""
     arm: str
     ranks: dict[str, float | None]
     """Layer -> median rank over its metrics; None where not measured."""
@@ -795,7 +807,7 @@ class Agreement(Row):
     b: str
     """A metric; for grades "experts", or an expert's name."""
     measure: str
-    """A key of MEASURES: kendall, spearman, kappa, alpha, icc, agreement."""
+    """A key of MEASURES: kendall, kendall_within, spearman, kappa, alpha, icc, agreement."""
     value: float | None = None
     low: float | None = None
     high: float | None = None
@@ -948,6 +960,7 @@ MEASURES: Mapping[str, str] = {
     "kappa": "Cohen's kappa, quadratic weights",
     "alpha": "Krippendorff's alpha, ordinal",
     "kendall": "Kendall's tau of the rankings",
+    "kendall_within": "Kendall's tau of answers to one question",
     "spearman": "Spearman's rank correlation",
     "icc": "Intraclass correlation ICC(2,1), absolute agreement",
 }

@@ -22,6 +22,7 @@ from ecg_llm.records import (
 )
 from ecg_llm.report import report
 from ecg_llm.stats.estimate import estimates
+from ecg_llm.stats.ranking import standings
 
 ARMS = ("base", "tuned", "base+rag", "tuned+rag", "frontier-api", "extractive")
 ABILITY = {
@@ -180,6 +181,7 @@ def make_tables(arms=ARMS):
     kept = [q for q in questions if q.status == "kept"]
     subsets_of = {q.question_id: q.subsets for q in kept}
     cluster_of = {q.question_id: q.group for q in kept}
+    rows = [*estimates(scores, subsets_of, cluster_of, (), 1000, 5), *_strengths(arms)]
     return {
         "documents": documents,
         "passages": passages,
@@ -195,7 +197,8 @@ def make_tables(arms=ARMS):
         ],
         "scores": scores,
         "reliability": list(reliability(arms)),
-        "estimates": [*estimates(scores, subsets_of, cluster_of, (), 1000, 5), *_strengths(arms)],
+        "estimates": rows,
+        "standings": standings(rows, scores, subsets_of, cluster_of, 1000, 5),
     }
 
 

@@ -20,7 +20,7 @@ class Page(HTMLParser):
         super().__init__()
         self.tags, self.ids, self.attributes, self.open = Counter(), [], [], []
         self.tables, self.text = [], ""
-        self.feed(html)
+        self.feed(html.replace("\N{NO-BREAK SPACE}", " "))
         self.close()
 
     def handle_starttag(self, tag, attrs):
@@ -82,9 +82,8 @@ def test_tables_and_figures_can_be_read_aloud(page):
     headers = [a for a in page.attributes if a[0] == "th" and a[1] == "scope"]
     assert len(headers) == page.tags["th"]
     named = [value for tag, name, value in page.attributes if (tag, name) == ("svg", "aria-label")]
-    # Four sections and the verdicts on two subsets, places of options, slots, and two of a job.
-    assert len(named) == page.tags["svg"] == 14
-    assert "handbook/test_seen" in named[1]
+    assert len(named) == page.tags["svg"] > 14
+    assert any("handbook/test_seen" in words for words in named)
     assert ("html", "lang", "en") in page.attributes
 
 
@@ -157,7 +156,7 @@ def test_the_tables_show_the_estimates(page, tables):
     )  # fmt: skip
     shown = next(r for r in page.table("Arm", "Letter written, %") if r[0] == "base")
     assert shown[1] == f"{100 * row.value:.1f}{100 * row.low:.1f} to {100 * row.high:.1f}"
-    assert shown[2] == str(row.rank)
+    assert shown[2] == f"{row.rank}{row.rank_adjusted}"
     assert shown[-2:] == ["30 (10)", "0"]
     full = page.table("Subset", "Metric", "Arm")
     assert len(full) == sum(
@@ -171,8 +170,9 @@ def test_the_summary_names_the_leader_and_what_cannot_be_told_apart(page, tables
         if (e.metric, e.subset, e.against) == ("accuracy", "handbook/test", "")
     ]  # fmt: skip
     best = max(means, key=lambda e: e.value)
-    assert f"{best.arm} answered {100 * best.value:.1f} % of 30 multiple-choice" in page.text
-    assert "No other arm is distinguishable from it." in page.text
+    first = rf"{re.escape(best.arm)}[^:]*: {100 * best.value:.1f} % \([^)]*\) of 30 questions right"
+    assert re.search(first, page.text)
+    assert "Too few questions to tell it from any other arm." in page.text
     assert "Ran on a laptop." in page.text
 
 
@@ -193,7 +193,7 @@ def test_a_clear_difference_is_told_with_its_size_and_interval(study):
     assert re.search(
         r"base\+rag against base: \+60\.0 points \(\+\d\d\.\d to \+\d\d\.\d\)\.", page.text
     )
-    assert [row[-1] for row in page.table("Difference")] == ["tuned higher", "base+rag higher"]
+    assert [row[2] for row in page.table("Difference")] == ["tuned higher", "base+rag higher"]
     assert "over the comparisons declared before the run" in page.text
 
 
@@ -209,8 +209,8 @@ def test_a_subset_from_one_document_claims_nothing_beyond_it_and_says_so_once(st
     rows = estimates(scores, subsets_of, dict.fromkeys(ids, "d"), (), 1000, 0)
     page = Page(report.build(study, {"estimates": rows}, {}))
     assert page.text.count("All questions come from one document") == 1
-    assert "answered 66.7 % of 12 multiple-choice questions correctly." in page.text
-    assert [row[-1] for row in page.table("Difference")] == ["not tested"]
+    assert "base: 66.7 % of 12 questions right." in page.text
+    assert [row[2] for row in page.table("Difference")] == ["not tested"]
 
 
 def test_where_some_figures_rest_on_one_document_these_are_told_apart(study):

@@ -19,7 +19,7 @@ from ecg_llm.report import report
 from ecg_llm.report.blame import Blame
 from ecg_llm.report.blame_tables import sentence
 from ecg_llm.report.retrieval import nested
-from ecg_llm.stats.estimate import Interval
+from ecg_llm.stats.intervals import Interval
 
 STUDY = config.parse(
     {
@@ -62,6 +62,12 @@ def page(rows=(), questions=(), **tables):
         "documents": DOCUMENTS, "passages": PASSAGES, "retrieval": rows, "questions": questions,
     }  # fmt: skip
     return report.build(STUDY, {**given, **tables}, {})
+
+
+def figures(text):
+    """Return the figures of the section on retrieval."""
+    section = re.search(r'<section aria-labelledby="retrieval">.*?</section>', text, re.DOTALL)[0]
+    return re.findall(r"<svg.*?</svg>", section, re.DOTALL)
 
 
 def cells(text, caption):
@@ -135,7 +141,7 @@ def test_where_no_source_is_known_the_document_is_measured_alone():
     text = page([row(0, hits=("d0-2",))], [question(0)])
     assert "The source comes first" not in text
     assert cells(text, "How high the source comes")[1][2:5] == ["–", "–", "–"]
-    assert text.count("<svg") == 1
+    assert len(figures(text)) == 1
     assert "its document (1 question)" in text
     assert "its source" not in text
 
@@ -172,7 +178,7 @@ def test_the_worst_documents_come_first_and_the_rest_is_folded():
 def test_the_curve_is_drawn_once_and_described():
     text = page([row(i, i % 7 + 1, doc=f"d{i}") for i in range(12)],
                 [question(i, f"d{i}") for i in range(12)])  # fmt: skip
-    (figure,) = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    (figure,) = figures(text)
     assert "its source (12 questions)</text>" in figure
     assert "among the first k found" in figure
     assert "17 % at 1, 83 % at 5, 100 % at 20" in figure

@@ -68,6 +68,7 @@ def make(
     made = [f"{path} with the preset {preset}; every setting is explained in it."]
     if not literature and preset != "demo":
         made.append(f"Put your papers into {folder / 'literature'}, then: ecg-llm run -C {folder}")
+        made.append(f"Or import ratings: ecg-llm rate import SHEET.csv -C {folder}")
     return made
 
 

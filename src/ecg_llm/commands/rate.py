@@ -3,14 +3,21 @@
 import csv
 import io
 import random
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ecg_llm import config, steps, store
+from ecg_llm.contracts import UsageError
+from ecg_llm.questions.exchange.cells import guarded, unguarded
 from ecg_llm.records import GRADES, Answer, Question, digest
 
 if TYPE_CHECKING:
     from ecg_llm.score.human import Imported
+
+KEY = ".key.json"
+"""What the name of a sheet's key ends with."""
+CODE = re.compile(r"[0-9a-f]{8}")
 
 
 class Sheet(NamedTuple):
@@ -25,7 +32,7 @@ def export(folder: Path, study: config.Study, file: Path) -> Sheet:
 
     Questions are in order, answers of a question shuffled with the study's seed; the arm behind
     each code is in <file>.key.json, which raters do not get. Codes differ from question to
-    question, so that an arm cannot be recognised.
+    question, so that an arm cannot be recognised. No text is run or changed by a spreadsheet.
     """
     questions = {
         row.question_id: row
@@ -41,22 +48,41 @@ def export(folder: Path, study: config.Study, file: Path) -> Sheet:
     answers.sort(key=lambda row: row.question_id)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["Question", "Answer", "Model", *(grade.capitalize() for grade in GRADES)])
+    grades = (grade.capitalize() for grade in GRADES)
+    writer.writerow(["Question", "Answer", "Model", *grades, "Note"])
     key = {}
     for row in answers:
         code = digest(study.seed, row.question_id, row.arm, length=8)
         key[code] = row.arm
-        writer.writerow([questions[row.question_id].question, row.text, code, "", "", "", ""])
-    store.write_text(file, text.getvalue())
-    key_file = file.with_name(file.name + ".key.json")
+        asked = questions[row.question_id].question
+        writer.writerow([guarded(asked), guarded(row.text), code, "", "", "", "", ""])
+    store.write_text(file, "\ufeff" + text.getvalue())  # without the mark, ≥ is garbled in Excel
+    key_file = file.with_name(file.name + KEY)
     store.write_json(key_file, key)
     return Sheet(len(answers), key_file)
 
 
 def unblinded(imported: "Imported", file: Path) -> "Imported":
-    """Return imported ratings with the arms' names, where the sheet's key lies beside it."""
-    key = store.read_json(file.with_name(file.name + ".key.json"))
-    if not key:
-        return imported
-    named = [row.model_copy(update={"arm": key.get(row.arm, row.arm)}) for row in imported.ratings]
-    return imported._replace(ratings=named)
+    """Return imported ratings with the arms' names, and the texts, as they were before `export`.
+
+    The key lies beside the sheet. Raters send back copies under other names, so every key there
+    is tried, the sheet's own first; a sheet without codes needs none.
+
+    Raises:
+        UsageError: the systems are codes and no key there knows them.
+    """
+    from ecg_llm.score import human
+
+    keys = sorted(file.parent.glob("*.key.json"), key=lambda path: path.name != f"{file.name}{KEY}")
+    names: dict[str, str] = {}
+    for path in keys:
+        for code, arm in (store.read_json(path) or {}).items():
+            names.setdefault(code, str(arm))
+    systems = {row.arm for row in imported.ratings}
+    unknown = [name for name in systems if name not in names]
+    if systems and len(unknown) == len(systems) and all(map(CODE.fullmatch, systems)):
+        raise UsageError(
+            f"The systems in {file} are codes, and no key beside it knows them; put the "
+            f"{KEY} file that `ecg-llm rate export` wrote into the same folder."
+        )
+    return human.restored(imported, lambda name: names.get(name, name), unguarded)

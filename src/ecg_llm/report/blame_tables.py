@@ -9,7 +9,8 @@ from ecg_llm.report.blame import KNOWN, OUTCOMES, Blame, Pair, Shown
 from ecg_llm.report.counts import CountTable
 from ecg_llm.report.results import Cell, difference_row, number, short_label
 from ecg_llm.retrieve.measure import DEPTH
-from ecg_llm.stats.estimate import estimates, holm
+from ecg_llm.stats.estimate import estimates
+from ecg_llm.stats.significance import holm
 
 KIND: Mapping[QuestionKind, str] = {"choice": "multiple choice", "open": "open"}
 SHOWN = {"yes": "yes", "part": "in part", "no": "no", "unknown": "not known"}

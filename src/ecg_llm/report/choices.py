@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from ecg_llm.records import MEASURES, Estimate, Reliability
 from ecg_llm.report.blame_tables import count
 from ecg_llm.report.counts import CountTable, Part, folded
-from ecg_llm.report.figures import Panel, Point, interval_plot
+from ecg_llm.report.figures import Panel, Point, arm_styles, interval_plot
 from ecg_llm.report.measures import (
     TRUST,
     Figure,
@@ -146,7 +146,11 @@ def _place_figure(shares: Mapping[Reliability, float | None], arms: Sequence[str
         for place in sorted({row.detail for row in rows})
     ]  # fmt: skip
     return Figure(
-        interval_plot(panels, f"{MEASURES['place_share']}: each arm with its 95 % interval"),
+        interval_plot(
+            panels,
+            f"{MEASURES['place_share']}: each arm with its 95 % interval",
+            arm_styles([*arms, *sorted(set(names) - set(arms))]),
+        ),
         f"{MEASURES['place_share']}. Dashed: no preference. Filled: clear after correction for "
         f"the number of intervals. {unbounded(rows)}".rstrip(),
     )

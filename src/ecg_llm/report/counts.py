@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from ecg_llm.config import ApiModelConfig, Study
 from ecg_llm.records import (
     DOCUMENT_REASONS,
     LETTERS,
@@ -17,6 +16,7 @@ from ecg_llm.records import (
     Judgement,
     Passage,
     Question,
+    Retrieval,
     Score,
 )
 from ecg_llm.report.results import Cell, ordered
@@ -56,14 +56,6 @@ def folded(tables: Sequence[CountTable], fold: str, note: str) -> list[Part]:
     ]
 
 
-class Stage(NamedTuple):
-    """One stage of the chain and how many rows it made."""
-
-    name: str
-    rows: int
-    about: str
-
-
 class Unread(NamedTuple):
     """A file that was not read, or not in full."""
 
@@ -93,29 +85,6 @@ class Sample(NamedTuple):
     options: tuple[tuple[str, str, bool], ...]
     source: str
     answers: tuple[SampleAnswer, ...]
-
-
-def stages(
-    documents: Sequence[Document],
-    passages: Sequence[Passage],
-    drafts: Sequence[Draft],
-    questions: Sequence[Question],
-    answers: Sequence[Answer],
-    scores: Sequence[Score],
-) -> list[Stage]:
-    """Return how many rows each stage made."""
-    read = sum(row.status in ("ok", "partial") for row in documents)
-    kept = sum(row.status == "kept" for row in questions)
-    failed = sum(row.status == "error" for row in answers)
-    missing = sum(row.status not in ("scored", "not_applicable") for row in scores)
-    return [
-        Stage("documents", len(documents), f"{read:,} read"),
-        Stage("passages", len(passages), f"{sum(row.tokens for row in passages):,} tokens"),
-        Stage("drafts", len(drafts), f"{sum(row.status == 'ok' for row in drafts):,} usable"),
-        Stage("questions", len(questions), f"{kept:,} kept"),
-        Stage("answers", len(answers), f"{failed:,} failed"),
-        Stage("scores", len(scores), f"{missing:,} without a value"),
-    ]
 
 
 def count_tables(
@@ -153,30 +122,6 @@ def count_tables(
     return [table for table in made if table.rows]
 
 
-def cost_table(study: Study, answers: Sequence[Answer]) -> CountTable | None:
-    """Return the tokens an answer of each arm takes, and its cost where prices are set."""
-    by_arm: dict[str, list[Answer]] = defaultdict(list)
-    for answer in answers:
-        by_arm[answer.arm].append(answer)
-    rows = []
-    for arm, own in sorted(by_arm.items()):
-        tokens_in = sum(row.tokens_in for row in own)
-        tokens_out = sum(row.tokens_out for row in own)
-        model = study.models.get(study.arms[arm].model) if arm in study.arms else None
-        cost = 0.0
-        if isinstance(model, ApiModelConfig):
-            cost = (tokens_in * model.price_in + tokens_out * model.price_out) / 1e6
-        rows.append(
-            (
-                arm, f"{tokens_in / len(own):,.0f}", f"{tokens_out / len(own):,.0f}",
-                f"{sum(len(row.passages) for row in own) / len(own):.1f}",
-                f"{cost:.2f}" if cost else "–",
-            )
-        )  # fmt: skip
-    header = ("Arm", "Tokens read", "Tokens written", "Passages shown", "Cost of all")
-    return CountTable("Effort per answer", header, tuple(rows)) if rows else None
-
-
 def unread(documents: Sequence[Document]) -> list[Unread]:
     """Return the files that were not read, or not in full, with the reason."""
     return [
@@ -194,6 +139,31 @@ def _remedy(reason: str) -> str:
     return DOCUMENT_REASONS[reason].remedy if reason in DOCUMENT_REASONS else ""
 
 
+def sources(
+    documents: Sequence[Document],
+    passages: Sequence[Passage],
+    questions: Sequence[Question],
+    retrieval: Sequence[Retrieval] = (),
+) -> dict[str, str]:
+    """Return document and page that each question rests on, by question_id, where known.
+
+    `retrieval` knows the passages that hold the evidence of imported questions, too.
+    """
+    path_of = _paths(documents)
+    place_of = {row.passage_id: _place(row, path_of) for row in passages}
+    held = {row.question_id: row.sources[0] for row in retrieval if row.sources}
+    found = {
+        row.question_id: place_of.get(row.passage_id or held.get(row.question_id, ""))
+        or path_of.get(row.doc_id, "")
+        for row in questions
+    }
+    return {question: place for question, place in found.items() if place}
+
+
+def _paths(documents: Sequence[Document]) -> dict[str, str]:
+    return {row.doc_id: row.path for row in documents if row.status in ("ok", "partial")}
+
+
 def samples(
     order: Sequence[str],
     documents: Sequence[Document],
@@ -201,8 +171,12 @@ def samples(
     questions: Sequence[Question],
     answers: Sequence[Answer],
     scores: Sequence[Score],
+    sources: Mapping[str, str],
 ) -> list[Sample]:
-    """Return ten answered questions, spread over subsets and kinds, with every arm's answer."""
+    """Return ten answered questions, spread over subsets and kinds, with every arm's answer.
+
+    `sources` are document and page by question_id, as `sources` returns them.
+    """
     first = [row for row in answers if row.repeat == 0 and row.permutation == 0]
     answered: dict[str, dict[str, Answer]] = defaultdict(dict)
     for answer in first:
@@ -213,7 +187,7 @@ def samples(
     for score in scores:
         if score.question_id in wanted and score.repeat == 0 and score.permutation == 0:
             marks[score.question_id, score.arm, score.metric].append(score)
-    path_of = {row.doc_id: row.path for row in documents if row.status in ("ok", "partial")}
+    path_of = _paths(documents)
     place_of = {row.passage_id: _place(row, path_of) for row in passages}
     made = []
     for question in chosen:
@@ -222,12 +196,11 @@ def samples(
             (letter, option, letter == question.answer)
             for letter, option in zip(LETTERS, question.options, strict=False)
         )
-        source = place_of.get(question.passage_id) or path_of.get(question.doc_id, "")
         shown = tuple(
             _sample_answer(question, arms[name], marks, place_of)
             for name in ordered(set(arms), order)
         )
-        made.append(Sample(question, options, source, shown))
+        made.append(Sample(question, options, sources.get(question.question_id, ""), shown))
     return made
 
 
@@ -272,10 +245,14 @@ def _spread(questions: Sequence[Question]) -> list[Question]:
 
 
 def _place(passage: Passage, path_of: Mapping[str, str]) -> str:
+    """Return a passage's document and pages; a ready passage may name no page."""
+    document = path_of.get(passage.doc_id, passage.doc_id)
+    if not passage.page_from:
+        return document
     pages = f"p. {passage.page_from}"
     if passage.page_to != passage.page_from:
         pages += f"–{passage.page_to}"
-    return f"{path_of.get(passage.doc_id, passage.doc_id)}, {pages}"
+    return f"{document}, {pages}"
 
 
 def _sample_answer(

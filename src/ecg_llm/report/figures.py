@@ -2,10 +2,12 @@
 
 import html
 import json
+import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ecg_llm.records import digest
@@ -18,6 +20,16 @@ PARTS = ("#0b5f94", "#9ccbe8", "#f3c089", "#a94a03", "#6b747e", "#d5d9de")
 """Of a bar: good to bad from blue to orange, strong at the ends, greys for no grade."""
 ON_PARTS = ("#fdfdfd", "#101010", "#101010", "#fdfdfd", "#fdfdfd", "#101010")
 """Of the writing on each part."""
+ARMS = (
+    "#1193f1", "#8e3d00", "#083d82", "#ad8b03", "#30363d", "#0b7b6c", "#dd49b2", "#a06609",
+)  # fmt: skip
+"""Of the arms: the hues of Okabe and Ito, made dark enough to be seen on white, and further apart
+for all kinds of colour vision than theirs. style.css has others for a dark ground."""
+MARKERS: Mapping[str, float] = MappingProxyType(
+    {"o": 6.0, "s": 5.4, "^": 6.6, "D": 5.0, "v": 6.6, "P": 6.8, "X": 6.6}
+)
+"""Of the arms, with sizes that look alike. Their number has no divisor in common with that of the
+colours, so that arms of one colour differ in their marker."""
 NARROW = 0.065
 """Share of a bar below which a part has no room for its number."""
 PAGE_COLOURS = {
@@ -27,14 +39,32 @@ PAGE_COLOURS = {
     PAPER: "var(--paper)",
     FIRST: "var(--first)",
     SECOND: "var(--second)",
+    **{colour: f"var(--arm-{number})" for number, colour in enumerate(ARMS, 1)},
     **{colour: f"var(--part-{number})" for number, colour in enumerate(PARTS, 1)},
     "#fdfdfd": "var(--on-strong)",
     "#101010": "var(--on-pale)",
 }
 WIDTH = 4.6
 """Inches; about 440 pixels, so that two figures stand side by side and one fits a phone."""
+REM = 6
+"""Letter heights to an inch on the page: style.css makes WIDTH inches 27.6rem."""
 LABEL = 26
 """Characters of an arm's name that are shown."""
+WHOLE = 32
+"""The same where one panel has the whole width."""
+
+
+class ArmStyle(NamedTuple):
+    """How an arm is drawn, in every figure of a report."""
+
+    colour: str
+    """To draw with; the page shows its own, light or dark."""
+    marker: str
+    """Of matplotlib."""
+
+
+PLAIN = ArmStyle(FIRST, "o")
+"""Of what is no arm."""
 
 
 class Point(NamedTuple):
@@ -58,6 +88,8 @@ class Panel(NamedTuple):
     percent: bool = False
     reference: float | None = None
     """Where a dashed line is drawn: the level of guessing, or of no bias."""
+    ranks: bool = False
+    """Whether the axis has whole numbers only, from its lower end on."""
 
 
 class Curve(NamedTuple):
@@ -91,8 +123,27 @@ class Stack(NamedTuple):
     counts: Sequence[int]
 
 
-def interval_plot(panels: Sequence[Panel], description: str) -> str:
-    """Return an SVG of dots with their intervals, an arm a line, the panels two in a row."""
+def arm_styles(arms: Iterable[str]) -> Mapping[str, ArmStyle]:
+    """Return the style of each arm by its place, so that equal orders give equal styles.
+
+    No two of the first 56 arms are drawn alike.
+    """
+    markers = tuple(MARKERS)
+    return {
+        arm: ArmStyle(ARMS[place % len(ARMS)], markers[place % len(markers)])
+        for place, arm in enumerate(dict.fromkeys(arms))
+    }
+
+
+def interval_plot(
+    panels: Sequence[Panel],
+    description: str,
+    styles: Mapping[str, ArmStyle] = MappingProxyType({}),
+) -> str:
+    """Return an SVG of dots with their intervals, a label a line, the panels two in a row.
+
+    Labels that have a style are drawn in it.
+    """
     figure = blank()
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
@@ -101,12 +152,19 @@ def interval_plot(panels: Sequence[Panel], description: str) -> str:
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
     longest = max(len(point.label) for panel in panels for point in panel.points)
     ticks = 3 if columns == 2 and longest > LABEL // 2 else 5
+    room = LABEL if columns == 2 else WHOLE
+    names = shortened([point.label for panel in panels for point in panel.points], room)
     for index, place in enumerate(axes.flat):
         if index < len(panels):
-            _draw_panel(place, panels[index], ticks)
+            _draw_panel(place, panels[index], ticks, names, styles)
         else:
             place.set_visible(False)
-    return svg(figure, description)
+    shown = [
+        (panel.title, point.label, point.value, point.low, point.high)
+        for panel in panels
+        for point in panel.points
+    ]
+    return svg(figure, description, Data(("panel", "name", "value", "low", "high"), shown))
 
 
 def curve_plot(
@@ -149,9 +207,13 @@ def curve_plot(
     axes.xaxis.get_major_locator().set_params(integer=True)
     if percent:
         axes.yaxis.set_major_formatter("{x:g} %")
-    axes.legend(frameon=False, labelcolor=INK)
+    figure.legend(
+        loc="outside upper left", ncols=4, frameon=False, labelcolor=INK, borderpad=0,
+        columnspacing=1.4, handlelength=1.6,
+    )  # fmt: skip
     quiet(axes)
-    return svg(figure, description)
+    rows = [(c.label, *at) for c in curves for at in zip(c.steps, c.values, strict=True)]
+    return svg(figure, description, Data(("curve", "step", label), rows))
 
 
 def band_plot(bands: Sequence[Band], description: str, label: str) -> str:
@@ -179,7 +241,12 @@ def band_plot(bands: Sequence[Band], description: str, label: str) -> str:
     axes.yaxis.set_major_formatter("{x:g} %")
     axes.legend(frameon=False, labelcolor=INK, loc="lower right")
     quiet(axes)
-    return svg(figure, description)
+    rows = [
+        (band.label, step, value, *ends)
+        for band in bands
+        for step, (value, ends) in enumerate(zip(band.values, band.ends, strict=True), 1)
+    ]
+    return svg(figure, description, Data(("line", label, "value", "low", "high"), rows))
 
 
 def bar_plot(
@@ -195,7 +262,8 @@ def bar_plot(
     axes.set_ylabel(label)
     axes.grid(axis="y", color=LINE, linewidth=0.6)
     quiet(axes)
-    return svg(figure, description)
+    rows = list(zip(labels, values, strict=True))
+    return svg(figure, description, Data(("name", label), rows))
 
 
 def stacked_plot(stacks: Sequence[Stack], names: Sequence[str], description: str) -> str:
@@ -219,7 +287,8 @@ def stacked_plot(stacks: Sequence[Stack], names: Sequence[str], description: str
                 axes.text(*place, f"{100 * share:.0f}", color=ink, ha="center", va="center")
             left += 100 * share
         axes.text(102, height + 0.03, f"{whole:,}", color=MUTED, va="center")
-    axes.set_yticks(range(len(stacks)), [shortened(s.label) for s in stacks], parse_math=False)
+    short = shortened([stack.label for stack in stacks])
+    axes.set_yticks(range(len(stacks)), [short[s.label] for s in stacks], parse_math=False)
     axes.set_ylim(len(stacks) - 0.4, -0.6)
     axes.set_xlim(0, 100)
     axes.xaxis.set_major_formatter("{x:g} %")
@@ -230,26 +299,33 @@ def stacked_plot(stacks: Sequence[Stack], names: Sequence[str], description: str
         handlelength=0.9, handleheight=0.9, columnspacing=1.2, handletextpad=0.5, borderpad=0,
     )  # fmt: skip
     quiet(axes)
-    return svg(figure, description)
+    rows: list[tuple[str | float, ...]] = [(stack.label, *stack.counts) for stack in stacks]
+    return svg(figure, description, Data(("name", *names), rows))
 
 
-def _draw_panel(axes: Any, panel: Panel, ticks: int) -> None:
+def _draw_panel(
+    axes: Any,
+    panel: Panel,
+    ticks: int,
+    names: Mapping[str, str],
+    styles: Mapping[str, ArmStyle],
+) -> None:
     scale = 100 if panel.percent else 1
     for height, point in enumerate(panel.points):
         if point.value is None:
             continue
+        style = styles.get(point.label, PLAIN)
         if point.low is not None and point.high is not None:
             ends = [point.low * scale, point.high * scale]
-            axes.plot(ends, [height, height], color=FIRST, linewidth=1.6, solid_capstyle="butt")
-        axes.plot(
-            point.value * scale, height, "o", markersize=6, markeredgewidth=1.4,
-            markeredgecolor=FIRST, markerfacecolor=FIRST if point.filled else PAPER,
-        )  # fmt: skip
+            axes.plot(
+                ends, [height, height], color=style.colour, linewidth=1.6, solid_capstyle="butt"
+            )
+        draw_marker(axes, point.value * scale, height, style, filled=point.filled)
     if panel.reference is not None:
         axes.axvline(panel.reference * scale, color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
-    names = [shortened(point.label) for point in panel.points]
-    axes.set_yticks(range(len(names)), names, parse_math=False)
-    axes.set_ylim(len(names) - 0.4, -0.6)
+    labels = [names[point.label] for point in panel.points]
+    axes.set_yticks(range(len(labels)), labels, parse_math=False)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.set_title(panel.title, parse_math=False, loc="left", fontsize=9, color=INK)
     axes.grid(axis="x", color=LINE, linewidth=0.6)
     least, most = (end * scale for end in panel.limits)
@@ -257,10 +333,24 @@ def _draw_panel(axes: Any, panel: Panel, ticks: int) -> None:
         least = min(least, panel.reference * scale)
     margin = 0.06 * (most - least) or 0.05 * scale
     axes.set_xlim(least - margin, most + margin)
-    axes.locator_params(axis="x", nbins=ticks)
+    if panel.ranks:
+        first, last = round(least), round(most)
+        axes.set_xticks(range(first, last + 1, -(-(last - first) // (2 * ticks))))
+    else:
+        axes.locator_params(axis="x", nbins=ticks)
+        axes.ticklabel_format(axis="x", useOffset=False)
     if panel.percent:
         axes.xaxis.set_major_formatter("{x:g} %")
     quiet(axes)
+
+
+def draw_marker(axes: Any, x: float, y: float, style: ArmStyle, *, filled: bool = True) -> None:
+    """Draw the marker of an arm, filled or hollow, outside of the axes too."""
+    axes.plot(
+        x, y, style.marker, markersize=MARKERS[style.marker], markeredgewidth=1.4,
+        markeredgecolor=style.colour, markerfacecolor=style.colour if filled else PAPER,
+        clip_on=False,
+    )  # fmt: skip
 
 
 def quiet(axes: Any) -> None:
@@ -274,9 +364,63 @@ def quiet(axes: Any) -> None:
         spine.set_visible(False)
 
 
-def shortened(name: str) -> str:
-    """Return the name as an axis has room for it."""
-    return name if len(name) <= LABEL else name[: LABEL - 1] + "…"
+def shortened(names: Iterable[str], room: int = LABEL) -> dict[str, str]:
+    """Return each name of a figure as an axis has room for it, no two alike.
+
+    A long name keeps its beginning and its end; where that makes names alike, also what differs
+    between; where that is too long, its beginning and its number among the names.
+    """
+    names = list(dict.fromkeys(names))
+    labels = {name: _ends(name, room) for name in names}
+    for alike in _alike(labels):
+        before, after = _shared(alike)
+        for name in alike:
+            if middle := _ends(name[before : len(name) - after], room - 2):
+                rest = room - 2 - len(middle)
+                tail = len(name) - rest + rest // 2
+                labels[name] = f"{name[: rest // 2]}…{middle}…{name[tail:]}"
+    for alike in _alike(labels):
+        for name in alike:
+            number = f"…{names.index(name) + 1}"
+            labels[name] = name[: room - len(number)] + number
+    return labels
+
+
+def _ends(name: str, room: int) -> str:
+    """Return the beginning and the end of a name that is too long; a number is not cut there."""
+    if len(name) <= room:
+        return name
+    head, tail = room // 2, len(name) - (room - 1 - room // 2)
+    while head and name[head - 1 : head + 1].isdigit():
+        head -= 1
+    while tail < len(name) and name[tail - 1 : tail + 1].isdigit():
+        tail += 1
+    return f"{name[: head or room // 2]}…{name[tail:]}"
+
+
+def _alike(labels: Mapping[str, str]) -> list[list[str]]:
+    """Return the names that have one label, for each label that several have."""
+    having: dict[str, list[str]] = {}
+    for name, label in labels.items():
+        having.setdefault(label, []).append(name)
+    return [names for names in having.values() if len(names) > 1]
+
+
+def _shared(names: Sequence[str]) -> tuple[int, int]:
+    """Return how many characters all names begin with, and end with; no number is cut."""
+    before = _common(names)
+    after = _common([name[before:][::-1] for name in names])
+    name = names[0]
+    while before and name[before - 1].isdigit():
+        before -= 1
+    while after and name[-after].isdigit():
+        after -= 1
+    return before, after
+
+
+def _common(names: Sequence[str]) -> int:
+    columns = enumerate(zip(*names, strict=False))
+    return next((i for i, letters in columns if len(set(letters)) > 1), min(map(len, names)))
 
 
 def blank() -> Any:
@@ -291,7 +435,8 @@ def blank() -> Any:
 def svg(figure: Any, description: str, data: Data | None = None) -> str:
     """Return the figure as an SVG element that can stand in a page beside others.
 
-    Text stays text, ids are unique to the figure, and no date, version or address is in it.
+    Text stays text, ids are unique to the figure, and no date, version or address is in it. One
+    wider than WIDTH has the class "wide" and its own width, and scrolls on a small screen.
     What was drawn stands as JSON in its metadata element: {"columns": [...], "rows": [[...]]}.
     """
     import matplotlib
@@ -319,7 +464,16 @@ def svg(figure: Any, description: str, data: Data | None = None) -> str:
     text = " ".join(text.split()).replace("> <", "><")
     alternative = description.translate({38: "&amp;", 60: "&lt;", 62: "&gt;", 34: "&quot;"})
     text = text.replace("<svg", f'<svg role="img" aria-label="{alternative}"', 1)
+    if (width := figure.get_size_inches()[0]) > WIDTH:
+        # Keeps its size and scrolls in its box, where other figures shrink with the page.
+        text = text.replace("<svg", f'<svg class="wide" style="width: {width * REM:.1f}rem"', 1)
     if data is None:
         return text
-    shown = json.dumps({"columns": data.columns, "rows": data.rows}, ensure_ascii=False)
+    rows = [[_finite(value) for value in row] for row in data.rows]
+    shown = json.dumps({"columns": data.columns, "rows": rows}, ensure_ascii=False)
     return text.replace("</svg>", f"<metadata>{html.escape(shown, quote=False)}</metadata></svg>")
+
+
+def _finite(value: str | float | None) -> str | float | None:
+    """Return the value, or None where JSON has no number for it."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from ecg_llm.records import Estimate, Question, QuestionKind, Retention, Score
 from ecg_llm.report.results import SIGNIFICANT, interval, number, p_value
-from ecg_llm.stats.estimate import estimates, holm
+from ecg_llm.stats.estimate import estimates
+from ecg_llm.stats.significance import holm
 
 METRIC: Mapping[QuestionKind, str] = {
     "choice": "accuracy_likelihood",

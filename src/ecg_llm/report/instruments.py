@@ -3,16 +3,26 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ecg_llm.config import Study
-from ecg_llm.records import Answer, Estimate, Judgement, KeyFacts, Question, Reliability, Score
+from ecg_llm.records import (
+    Answer,
+    Estimate,
+    Judgement,
+    KeyFacts,
+    Question,
+    Rating,
+    Reliability,
+    Score,
+)
 from ecg_llm.report.blame_tables import count
 from ecg_llm.report.choices import choices
 from ecg_llm.report.judges import panel, requests, verdicts
 from ecg_llm.report.measures import Group, quoted
 from ecg_llm.report.results import label, ordered
-from ecg_llm.report.worst import WorstAnswer, worst
+from ecg_llm.report.worst import Missed, WorstAnswer, missed, rated, worst
 
 FACTS = "facts"
 """The mode of judgements on key facts, and the name under which they were made."""
@@ -26,6 +36,7 @@ class Beside(NamedTuple):
     warnings: Sequence[str] = ()
     groups: Sequence[Group] = ()
     worst: Sequence[WorstAnswer] = ()
+    missed: Sequence[Missed] = ()
 
 
 def beside(
@@ -38,8 +49,13 @@ def beside(
     reliability: Sequence[Reliability],
     estimates: Sequence[Estimate],
     manifests: Mapping[str, Mapping[str, object]],
+    ratings: Sequence[Rating] = (),
+    sources: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Beside]:
-    """Return what to show beside the results, by key of results.TITLES; only what there is."""
+    """Return what to show beside the results, by key of results.TITLES; only what there is.
+
+    `ratings` hold the answers that experts saw, `sources` document and page by question_id.
+    """
     arms = list(study.arms)
     judged = [row for row in judgements if row.mode != FACTS]
     judges = ordered(
@@ -48,8 +64,12 @@ def beside(
     )
     choice = [row for row in reliability if row.layer == "choice"]
     judging = [row for row in reliability if row.layer == "judge" and row.instrument != FACTS]
+    others, seen = rated(ratings, questions, study.scores.raters)
     found = {
-        "choice": Beside(groups=_filled(choices(choice, estimates, arms))),
+        "choice": Beside(
+            groups=_filled(choices(choice, estimates, arms)),
+            missed=missed(questions, scores, arms, sources),
+        ),
         "judge": Beside(
             [
                 note if judge in note else f"Judge {quoted(judge)}: {note}"
@@ -57,12 +77,17 @@ def beside(
                 for note in _warnings(manifests, f"judgements/{judge}")
             ],
             _filled(verdicts(questions, scores, arms), panel(judges, judged, answers, judging)),
-            worst("verdict", questions, answers, judged, scores, arms),
+            worst("verdict", questions, answers, judged, scores, arms, sources),
         ),
         "similarity": Beside(
             worst=()
             if judges
-            else worst("reference_similarity", questions, answers, (), scores, arms)
+            else worst("reference_similarity", questions, answers, (), scores, arms, sources)
+        ),
+        "human": Beside(
+            worst=worst(
+                "human", [*questions, *others], [*answers, *seen], (), scores, arms, sources
+            )
         ),
         "text": Beside(groups=_filled(_measured(scores, estimates))),
         "content": Beside(

@@ -8,7 +8,8 @@ from ecg_llm.records import MEASURES, Reliability
 from ecg_llm.report.counts import Part
 from ecg_llm.report.figures import Point
 from ecg_llm.report.results import SIGNIFICANT, Cell
-from ecg_llm.stats.estimate import LEVEL, holm
+from ecg_llm.stats.intervals import LEVEL
+from ecg_llm.stats.significance import holm
 
 TRUST = "How far to trust these scores"
 

@@ -4,13 +4,13 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from functools import partial
 from importlib import resources
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar, cast
 
 from ecg_llm.config import NanoModelConfig, Study
 from ecg_llm.records import (
+    Agreement,
     Answer,
     Check,
     Document,
@@ -25,25 +25,34 @@ from ecg_llm.records import (
     Passage,
     Placement,
     Question,
+    Rating,
     Reliability,
     Retention,
     Retrieval,
     Row,
     Score,
+    Standing,
     Training,
 )
 from ecg_llm.report import (
+    agreeing,
+    bytype,
     counts,
+    decision,
+    differences,
     findings,
+    flow,
     instruments,
     judges,
     literature,
+    overall,
     questions,
     results,
     retrieval,
+    seen,
     training,
 )
-from ecg_llm.stats import ranking
+from ecg_llm.report.figures import arm_styles
 
 R = TypeVar("R", bound=Row)
 CONTROL = re.compile(
@@ -153,9 +162,10 @@ def _content(
     scores = _rows(tables, Score)
     estimates = _rows(tables, Estimate)
     order = list(study.arms)
+    styles = arm_styles([*order, *sorted({row.arm for row in estimates} - set(order))])
     declared = study.estimates.comparisons
-    flow = counts.count_tables(documents, passages, drafts, asked, answers, judgements, scores)
-    effort = counts.cost_table(study, answers)
+    counted = counts.count_tables(documents, passages, drafts, asked, answers, judgements, scores)
+    sources = counts.sources(documents, passages, asked, _rows(tables, Retrieval))
     beside = instruments.beside(
         study,
         asked,
@@ -166,22 +176,41 @@ def _content(
         _rows(tables, Reliability),
         estimates,
         manifests,
+        _rows(tables, Rating),
+        sources,
     )
+    kinds = study.passages.kinds
+    made = flow.steps(documents, passages, drafts, asked, answers, scores, kinds)
     return {
         "study": study,
         "notes": [*notes, *_notes_of(manifests)],
         "nano_arms": _nano_arms(study),
-        "findings": findings.findings(estimates, declared),
+        "decision": decision.decide(
+            study,
+            estimates,
+            _rows(tables, Standing),
+            asked,
+            answers,
+            _rows(tables, Latency),
+            scores,
+        ),
+        "findings": findings.findings(estimates, declared, study.decision.margin),
         "doubts": judges.doubts(judgements),
-        "overall": _overall(estimates),
-        "rank_titles": partial(results.rank_titles, estimates),
-        "layers": results.layers(estimates, asked, order, beside),
+        "overall": overall.overall(_rows(tables, Standing), estimates, order, styles),
+        "agreeing": agreeing.agreeing(
+            _rows(tables, Agreement), estimates, list(study.scores.judges)
+        ),
+        "seen": seen.seen(study, estimates, styles),
+        "by_type": bytype.by_type(study, asked, scores, styles),
+        "layers": results.layers(estimates, asked, order, beside, styles),
         "beside": {name: beside.get(name, instruments.Beside()) for name in results.TITLES},
         "label": results.label,
         "short_label": results.short_label,
         "is_percent": results.is_percent,
-        "families": results.families(estimates, declared),
+        "families": differences.families(estimates, declared, study.decision.margin, order, styles),
+        "margin": f"{100 * study.decision.margin:g} points",
         "declared": bool(declared),
+        "clustered": not results.apart(estimates),
         "training": training.training_figures(
             study,
             _rows(tables, Training),
@@ -202,8 +231,8 @@ def _content(
             _rows(tables, Latency),
             _rows(tables, IndexVariant),
         ),
-        "stages": counts.stages(documents, passages, drafts, asked, answers, scores),
-        "count_tables": [*flow, effort] if effort else flow,
+        "flow_chart": flow.chart(made) if made else "",
+        "count_tables": counted,
         "unread": counts.unread(documents),
         "literature": literature.literature(documents, _rows(tables, PageQuality), pictures),
         "questions": questions.question_figures(
@@ -217,7 +246,7 @@ def _content(
             _rows(tables, Overlap),
         ),
         "documents": len(documents),
-        "samples": counts.samples(order, documents, passages, asked, answers, scores),
+        "samples": counts.samples(order, documents, passages, asked, answers, scores, sources),
         "answer_models": _answer_models(answers),
         "packages": _packages(manifests),
         "hosts": sorted({str(h) for m in manifests.values() for h in _list(m.get("hosts"))}),
@@ -229,14 +258,6 @@ def _content(
 
 def _rows(tables: Mapping[str, Sequence[Row]], row: type[R]) -> list[R]:
     return cast("list[R]", list(tables.get(row.table, ())))
-
-
-def _overall(estimates: Sequence[Estimate]) -> dict[str, list[ranking.OverallRank]]:
-    """Return the overall ranking by subset, the pooled one first."""
-    tables: dict[str, list[ranking.OverallRank]] = defaultdict(list)
-    for row in ranking.overall(estimates):
-        tables[row.subset].append(row)
-    return dict(sorted(tables.items(), key=lambda item: (item[0] != ranking.POOLED, item[0])))
 
 
 def _nano_arms(study: Study) -> list[str]:

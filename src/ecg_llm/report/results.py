@@ -1,13 +1,17 @@
 """Estimates to what a reader sees: sentences, tables, figures and differences."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from math import inf
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ecg_llm.records import METRICS, Estimate, Question
-from ecg_llm.report.figures import Panel, Point, interval_plot
-from ecg_llm.stats.ranking import LAYERS, POOLED
+from ecg_llm.report.figures import ArmStyle, Panel, Point, interval_plot
+from ecg_llm.stats.unpaired import Gap
 
 SIGNIFICANT = 0.05
+ALIKE, TOO_FEW = "not distinguishable", "too few questions to tell"
+"""What is said of a difference that does not stand."""
 FATES = ("left out", "placed last")
 """What became of missing answers, where they counted as no value."""
 SECTIONS: Mapping[str, str] = {
@@ -124,6 +128,8 @@ class Cell(NamedTuple):
     value: str = "–"
     interval: str = ""
     rank: str = ""
+    adjusted: str = ""
+    """The rank after correction."""
     tied_best: bool = False
 
 
@@ -144,9 +150,13 @@ class SubsetTable(NamedTuple):
     subset: str
     figure: str
     caption: str
+    key: tuple[str, ...]
+    """Sentences on how the figure is drawn."""
     metrics: tuple[str, ...]
     ranked: frozenset[str]
     """Those of the metrics that have a column of ranks."""
+    adjusted: bool
+    """Whether ranks after correction stand below them."""
     rows: tuple[ArmRow, ...]
 
 
@@ -175,6 +185,8 @@ class Layer(NamedTuple):
     title: str
     lead: str
     tables: tuple[SubsetTable, ...]
+    key: str
+    """How its figures are drawn, said once."""
     notes: tuple[str, ...]
     """Sentences below the tables."""
     full: tuple[FullRow, ...]
@@ -189,17 +201,18 @@ class DifferenceRow(NamedTuple):
     interval: str
     p: str
     p_adjusted: str
+    p_sign: str
+    """Of the sign test over documents."""
+    better: str
+    """Questions on which `a` scored higher than `b`, and below, lower; empty where not counted."""
+    worse: str
+    effect: str
+    """In standard deviations of the questions' differences."""
+    detectable: str
+    """By one test at 5 %; the other one after correction."""
+    detectable_adjusted: str
     questions: int
     verdict: str
-
-
-class Family(NamedTuple):
-    """The differences that are corrected together: one metric on one subset."""
-
-    metric: str
-    subset: str
-    rows: tuple[DifferenceRow, ...]
-    distinguishable: int
 
 
 def label(metric: str) -> str:
@@ -247,6 +260,7 @@ def layers(
     questions: Sequence[Question],
     order: Sequence[str],
     also: Collection[str] = (),
+    styles: Mapping[str, ArmStyle] = MappingProxyType({}),
 ) -> list[Layer]:
     """Return the sections that were measured, each with a table and a figure a subset.
 
@@ -255,25 +269,33 @@ def layers(
         questions: give the level of guessing.
         order: the study's arms, in its own order; others follow by name.
         also: keys of TITLES that have a section even without any estimate.
+        styles: the arms' marks in figures.
     """
     means = [row for row in estimates if not row.against]
     made = []
     for name, (title, lead) in TITLES.items():
-        rows = [row for row in means if _section(row.metric) == name]
+        rows = [row for row in means if section(row.metric) == name]
         if not rows and name not in also:
             continue
         limits = {metric: _limits(rows, metric) for metric in {row.metric for row in rows}}
         tables = [
             _subset_table(
-                name, subset, [r for r in rows if r.subset == subset], questions, order, limits
+                name,
+                subset,
+                [r for r in rows if r.subset == subset],
+                questions,
+                order,
+                limits,
+                styles,
             )
             for subset in subsets(rows)
         ]
         full = tuple(
             _full_row(row) for row in sorted(rows, key=lambda row: (row.subset, row.metric))
         )
-        notes = (*_left_out(name, rows), *_missing(tables))
-        made.append(Layer(name, title, lead, tuple(tables), notes, full))
+        key = " ".join(dict.fromkeys(words for table in tables for words in table.key))
+        notes = (*_left_out(name, rows), *_missing(tables, rows), *_ranked_on(name, rows))
+        made.append(Layer(name, title, lead, tuple(tables), key, notes, full))
     return made
 
 
@@ -292,40 +314,8 @@ def about(subset: str) -> str:
     return SPLITS.get(subset.rpartition("/")[2], "")
 
 
-def families(estimates: Sequence[Estimate], declared: Sequence[tuple[str, str]]) -> list[Family]:
-    """Return the paired differences of the ranked metrics; undeclared ones in positive sense."""
-    wanted = [m for name in TITLES for m in METRICS if m in RANKED and _section(m) == name]
-    made = []
-    for metric in wanted:
-        here = [row for row in estimates if row.against and row.metric == metric]
-        for subset in subsets(here):
-            pairs = [row for row in here if row.subset == subset]
-            rows = tuple(difference_row(row, tuple(declared)) for row in pairs)
-            clear = sum(is_clear(row) for row in pairs)
-            made.append(Family(metric, subset, rows, clear))
-    return made
-
-
-def rank_titles(estimates: Sequence[Estimate], subset: str) -> dict[str, str]:
-    """Return the head of each layer's column in the overall ranking of a subset, or of all pooled.
-
-    It says where similarity to the reference stands in for a judge.
-    """
-    judged: dict[str, bool] = {}
-    for row in estimates:
-        ranked = not row.against and row.rank is not None and subset in (row.subset, POOLED)
-        if ranked and any(row.metric in metrics for metrics in LAYERS["judge"]):
-            by_judge = row.metric != "reference_similarity"
-            judged[row.subset] = judged.get(row.subset, False) or by_judge
-    titles = {name: TITLES[name][0] for name in LAYERS}
-    if judged and not all(judged.values()):
-        alone = TITLES["similarity"][0]
-        both = f"{titles['judge']}, else {alone[0].lower()}{alone[1:]}"
-        titles["judge"] = both if any(judged.values()) else alone
-    return titles
-
-
-def _section(metric: str) -> str:
+def section(metric: str) -> str:
+    """Return the key of TITLES that the metric stands under."""
     return SECTIONS.get(metric, METRICS[metric].layer if metric in METRICS else "other")
 
 
@@ -336,6 +326,7 @@ def _subset_table(
     questions: Sequence[Question],
     order: Sequence[str],
     limits: Mapping[str, tuple[float, float]],
+    styles: Mapping[str, ArmStyle],
 ) -> SubsetTable:
     """Return the table and figure of one subset; `limits` are the ends of the axes, by metric."""
     by_metric = {m: {row.arm: row for row in rows if row.metric == m} for m in SHOWN[layer]}
@@ -357,7 +348,7 @@ def _subset_table(
         if any(row.value is not None for row in by_metric.get(metric, {}).values())
     ]
     guessing = _guessing(questions, subset) if layer == "choice" else None
-    figure, caption = "", ""
+    figure, caption, key = "", "", []
     if plotted:
         single = len(plotted) == 1
         panels = [
@@ -371,16 +362,22 @@ def _subset_table(
             for metric in plotted
         ]
         names = ", ".join(label(metric) for metric in plotted)
-        figure = interval_plot(panels, f"{names} on {subset}: each arm with its 95 % interval")
+        described = f"{names} on {subset}: each arm with its 95 % interval"
+        figure = interval_plot(panels, described, styles)
         caption = f"{label(plotted[0])}." if single else f"{subset}."
         if about(subset):
             caption += f" {about(subset).capitalize()}."
         if guessing is not None:
-            caption += " Dashed: guessing."
+            key.append("Dashed: guessing.")
         if set(plotted) & set(STRENGTHS):
-            caption += " Strengths in log-odds; dashed: the mean of the arms."
+            key.append("Strengths in log-odds; dashed: the mean of the arms.")
+        if any(point.filled for panel in panels for point in panel.points):
+            key.append("Filled: no other arm is above it by an uncorrected 95 % interval.")
     ranked = frozenset(row.metric for row in rows if row.metric in RANKED and row.rank is not None)
-    return SubsetTable(subset, figure, caption, metrics, ranked, tuple(table))
+    adjusted = any(row.rank_adjusted is not None for row in rows if row.metric in ranked)
+    return SubsetTable(
+        subset, figure, caption, tuple(key), metrics, ranked, adjusted, tuple(table)
+    )  # fmt: skip
 
 
 def _unknown(metric: str, column: Mapping[str, Estimate]) -> bool:
@@ -410,17 +407,52 @@ def _left_out(layer: str, rows: Sequence[Estimate]) -> list[str]:
     return told
 
 
-def _missing(tables: Sequence[SubsetTable]) -> list[str]:
-    """Return in words what the column of missing answers counts, where it is not 0 throughout."""
+def _missing(tables: Sequence[SubsetTable], rows: Sequence[Estimate]) -> list[str]:
+    """Return what the column of missing answers holds and what these counted as, if any are."""
     counts = [row.missing for table in tables for row in table.rows if row.missing != "0"]
     if not counts:
         return []
-    spread = next((count for count in counts if "–" in count), "")
-    more = f" Where figures of one line differ, the fewest and the most are given, as {spread}."
-    return [
-        "Missing: answers that failed, or that could not be read or judged."
-        + (more if spread else "")
-    ]
+    told = ["Missing: answers that failed, or that could not be read or judged."]
+    told += _counted_as([row for row in rows if row.missing])
+    if spread := next((count for count in counts if "–" in count), ""):
+        told.append(f"Where figures of one line differ, the fewest and the most are given, as "
+                    f"{spread}.")  # fmt: skip
+    return [" ".join(told)]
+
+
+def _ranked_on(layer: str, rows: Sequence[Estimate]) -> list[str]:
+    """Return where ranks rest on fewer questions than arms have, as all arms must have them."""
+    shown = [row for row in rows if row.metric in SHOWN[layer] and row.metric in RANKED]
+    fewer = {
+        (row.metric, row.subset): row.rank_questions
+        for row in shown
+        if row.rank_questions is not None and row.rank_questions < row.questions
+    }
+    if not fewer:
+        return []
+    where = [f"“{short_label(metric)}” on {subset}: {n:,}" for (metric, subset), n in fewer.items()]
+    return [f"Ranks rest on the questions that all arms have. In {'; '.join(where)}."]
+
+
+def _counted_as(rows: Sequence[Estimate]) -> list[str]:
+    """Return what missing answers counted as, in a sentence for each fate."""
+    shown = {metric for metrics in SHOWN.values() for metric in metrics}
+    metrics: dict[str, list[str]] = {}
+    for row in sorted(rows, key=lambda row: list(METRICS).index(row.metric)
+                      if row.metric in METRICS else len(METRICS)):  # fmt: skip
+        name = short_label(row.metric)
+        fate = row.missing_as.partition(";")[0]
+        if row.metric in shown and name not in metrics.setdefault(fate, []):
+            metrics[fate].append(name)
+    told = []
+    for fate, names in metrics.items():
+        if not names:
+            continue
+        where = f" in “{listed(names, '”, “', '” and “')}”" if len(metrics) > 1 else ""
+        told.append(f"They {'are' if fate in FATES else 'count as'} {fate}{where}.")
+    if any("unjudged" in row.missing_as for row in rows):
+        told.append("Answers that a judge failed on are always left out.")
+    return told
 
 
 def _limits(rows: Sequence[Estimate], metric: str) -> tuple[float, float]:
@@ -444,8 +476,9 @@ def _cell(row: Estimate | None) -> Cell:
     if row is None or row.value is None:
         return Cell()
     rank = "" if row.rank is None else str(row.rank)
+    adjusted = "" if row.rank_adjusted is None else str(row.rank_adjusted)
     best = row.rank == 1 and row.metric in RANKED
-    return Cell(number(row.value, row.metric), interval(row), rank, best)
+    return Cell(number(row.value, row.metric), interval(row), rank, adjusted, best)
 
 
 def _point(arm: str, row: Estimate | None) -> Point:
@@ -483,30 +516,65 @@ def is_clear(row: Estimate) -> bool:
     return row.p_adjusted is not None and row.p_adjusted < SIGNIFICANT
 
 
+def is_few(row: Estimate | Gap, margin: float) -> bool:
+    """Whether the questions are too few to find a difference of this size after correction.
+
+    Where it is not known what can be found, as where no p could be small enough or two arms never
+    differ, the end of the interval that is farther from 0 stands for it.
+    """
+    if row.detectable_adjusted is not None:
+        return row.detectable_adjusted > margin
+    return max((abs(end) for end in (row.low, row.high) if end is not None), default=1.0) > margin
+
+
+def apart(rows: Iterable[Estimate]) -> bool:
+    """Whether every question is its own cluster, as where ratings name no document."""
+    return all(row.clusters == row.questions for row in rows)
+
+
 def turned(row: Estimate) -> Estimate:
     """Return the same difference, seen from the other arm."""
-    turn = {"arm": row.against, "against": row.arm}
-    for name, source in (("value", row.value), ("low", row.high), ("high", row.low)):
-        turn[name] = None if source is None else -source  # type: ignore[assignment]
+    turn: dict[str, str | float | None] = {
+        "arm": row.against, "against": row.arm, "wins": row.losses, "losses": row.wins,
+    }  # fmt: skip
+    signs = {"value": row.value, "low": row.high, "high": row.low, "effect": row.effect}
+    turn |= {name: None if source is None else -source for name, source in signs.items()}
     return row.model_copy(update=turn)
 
 
-def difference_row(row: Estimate, declared: Sequence[tuple[str, str]]) -> DifferenceRow:
-    """Return a difference as printed; an undeclared one in positive sense."""
+def reading(row: Estimate, margin: float = inf) -> str:
+    """Return in words what a difference shows.
+
+    Args:
+        row: a difference.
+        margin: the smallest difference that would matter; where the questions are too few to find
+            it, a difference that is not clear does not show that there is none.
+    """
+    if row.p_adjusted is None:
+        return "not tested"
+    if is_clear(row):
+        return f"{row.arm if (row.value or 0) > 0 else row.against} higher"
+    return TOO_FEW if is_few(row, margin) else ALIKE
+
+
+def difference_row(
+    row: Estimate, declared: Sequence[tuple[str, str]], margin: float = inf
+) -> DifferenceRow:
+    """Return a difference as printed and read; an undeclared one in positive sense."""
     if (row.arm, row.against) not in declared and (row.value or 0) < 0:
         row = turned(row)
-    if row.p_adjusted is None:
-        verdict = "not tested"
-    elif not is_clear(row):
-        verdict = "not distinguishable"
-    else:
-        verdict = f"{row.arm if (row.value or 0) > 0 else row.against} higher"
+    wins, losses = ("" if n is None else str(n) for n in (row.wins, row.losses))
+    effect = "–" if row.effect is None else f"{round(row.effect, 2) or 0:+.2f}".replace("-", "−")
     return DifferenceRow(
         row.arm, row.against, number(row.value, row.metric, signed=True),
-        interval(row, signed=True), p_value(row.p), p_value(row.p_adjusted), row.questions, verdict,
+        interval(row, signed=True), p_value(row.p), p_value(row.p_adjusted), p_value(row.p_sign),
+        wins, losses, effect, number(row.detectable, row.metric),
+        number(row.detectable_adjusted, row.metric), row.questions, reading(row, margin),
     )  # fmt: skip
 
 
-def listed(names: Sequence[str]) -> str:
-    """Return names as a sentence lists them."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def listed(names: Sequence[str], comma: str = ", ", last: str = " and ") -> str:
+    """Return names as a sentence lists them; those that hold commas apart by semicolons."""
+    if any("," in name for name in names):
+        comma = comma.replace(",", ";")
+    return names[0] if len(names) == 1 else f"{comma.join(names[:-1])}{last}{names[-1]}"

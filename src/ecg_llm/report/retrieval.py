@@ -25,7 +25,9 @@ from ecg_llm.report.counts import CountTable, Part
 from ecg_llm.report.figures import Band, band_plot
 from ecg_llm.report.results import Cell
 from ecg_llm.retrieve import measure
-from ecg_llm.stats.estimate import Interval, Panel, means, wilson
+from ecg_llm.stats.estimate import means
+from ecg_llm.stats.intervals import Interval, wilson
+from ecg_llm.stats.panels import Panel
 
 HITS = ("hit@1", "hit@5", "hit@20")
 GRADED = ("mrr", "ndcg@10", "recall@20")

@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ecg_llm.stats.estimate import Array, Interval, cluster_sums, mean_intervals, of_sums
+from ecg_llm.stats.intervals import Interval, mean_intervals, of_sums
+from ecg_llm.stats.resampling import Array, cluster_sums
 
 Index = NDArray[np.intp]
 ONE_GRADE = "undefined: the grades do not vary"

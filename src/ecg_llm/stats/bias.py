@@ -18,7 +18,9 @@ from scipy import sparse
 from scipy.special import expit, roots_hermitenorm
 
 from ecg_llm.contracts import Block
-from ecg_llm.stats.estimate import Array, Interval, cluster_sums, clusters_of
+from ecg_llm.stats.intervals import Interval
+from ecg_llm.stats.panels import clusters_of
+from ecg_llm.stats.resampling import Array, cluster_sums
 from ecg_llm.stats.strength import (
     LONGEST,
     PRECISION,

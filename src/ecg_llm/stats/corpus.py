@@ -12,25 +12,21 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from ecg_llm.contracts import NgramCounts
 from ecg_llm.records import Estimate
-from ecg_llm.stats.estimate import (
+from ecg_llm.stats.estimate import Difference, Rank, placed
+from ecg_llm.stats.intervals import LEVEL, TINY, Interval, Z, of_draws
+from ecg_llm.stats.panels import clusters_of, pairs_of
+from ecg_llm.stats.resampling import (
     EXACT_CLUSTERS,
-    TINY,
     Array,
-    Difference,
-    Interval,
-    Rank,
     cluster_signs,
     cluster_weights,
-    clusters_of,
     every_sign,
-    holm,
-    of_draws,
-    pairs_of,
-    placed,
 )
+from ecg_llm.stats.significance import holm
 
 METRIC = "bleu_corpus"
 Index = NDArray[np.intp]
@@ -139,12 +135,14 @@ def _rows(
     pairs = pairs_of(arms, comparisons)
     differences = [_difference(shared_by(a, b), a, b) for a, b in pairs]
     adjusted = holm([difference.p for difference in differences])
-    for (a, b), (interval, p), p_adjusted in zip(pairs, differences, adjusted, strict=True):
+    for (a, b), found, p_adjusted in zip(pairs, differences, adjusted, strict=True):
+        interval = found.interval
         yield Estimate(
             metric=METRIC, subset=subset, arm=arms[a], against=arms[b],
             method=f"difference/{interval.method}", value=interval.value, low=interval.low,
-            high=interval.high, p=p, p_adjusted=p_adjusted, questions=interval.questions,
-            clusters=interval.clusters, missing=missing[a] + missing[b], seed=seed,
+            high=interval.high, p=found.p, p_adjusted=p_adjusted, test=found.test,
+            questions=interval.questions, clusters=interval.clusters,
+            missing=missing[a] + missing[b], seed=seed,
         )  # fmt: skip
 
 
@@ -201,7 +199,9 @@ def _difference(texts: Texts, arm: int, other: int) -> Difference:
     interval = of_draws(
         value, without, lambda: texts.drawn[:, a] - texts.drawn[:, b], texts.questions, -1.0, 1.0
     )
-    return Difference(interval, _exchanged(texts, a, b) if len(without) > 1 else None)
+    if len(without) < 2:
+        return Difference(interval, None)
+    return Difference(interval, _exchanged(texts, a, b), "randomisation")
 
 
 def _exchanged(texts: Texts, a: int, b: int) -> float:
@@ -215,8 +215,12 @@ def _exchanged(texts: Texts, a: int, b: int) -> float:
 
 
 def _ranks(texts: Texts, arms: int) -> list[Rank]:
-    if len(texts.without) < 2:
+    clusters = len(texts.without)
+    if clusters < 2:
         return [Rank() for _ in range(arms)]
     pairs = combinations(range(arms), 2)
     differences = {(a, b): _difference(texts, a, b) for a, b in pairs}
-    return placed(arms, differences, texts.drawn)
+    # Draws of few clusters vary too little, as in draws.drawn_means.
+    wider = (clusters / (clusters - 1)) ** 0.5 * special.stdtrit(clusters - 1, 0.5 + LEVEL / 2) / Z
+    drawn = texts.values + wider * (texts.drawn - texts.values)
+    return placed(arms, differences, drawn, texts.questions)

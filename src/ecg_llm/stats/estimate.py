@@ -1,69 +1,48 @@
-"""Scores to estimates: means, paired differences and ranks, with intervals clustered by source.
+"""Panels to estimates: means, paired differences and ranks, clustered by source, and their tests.
 
-Methods: Wilson 1927; cluster-robust standard error of a ratio mean with t on C-1 degrees and the
-cluster bootstrap (Miller 2024, arXiv 2411.00640); exact McNemar (Dietterich 1998); cluster
-sign-flip permutation test; Holm 1979; ranks with ties as in arXiv 2510.18339, section 4.3.
+Methods: those of intervals.py, significance.py and power.py, always over whole clusters and paired
+(Miller 2024, arXiv 2411.00640); d_z (Cohen 1988); ranks with ties as in arXiv 2510.18339, section
+4.3.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import combinations, product
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
 
 from ecg_llm.contracts import Progress
 from ecg_llm.records import METRICS, Estimate, Score
-
-FEW_CLUSTERS = 30
-"""Below this number of clusters the bootstrap is too narrow and t takes its place."""
-LEVEL = 0.95
-EXACT_CLUSTERS = 12
-"""Up to this number of clusters all 2^C sign flips are enumerated."""
-BLOCK = 4_000_000
-"""Cells of the resampling matrix held at once, about 32 MB."""
-TINY = 1e-12
-Z = float(stats.norm.ppf(0.5 + LEVEL / 2))
-
-Array = NDArray[np.float64]
-Pair = tuple[int, int]
-
-
-class Panel(NamedTuple):
-    """One metric on one subset: a question a row, an arm a column, NaN where there is no value."""
-
-    metric: str
-    subset: str
-    arms: tuple[str, ...]
-    values: Array
-    cluster: NDArray[np.intp]
-    """Cluster number of each question, 0-based without gaps."""
-    missing: tuple[int, ...]
-    """Unparsed, failed and unjudged answers of each arm."""
-    unjudged: tuple[int, ...]
-    """Those among them that no judge gave a usable reply to."""
-    single: bool
-    """Every value is one score, not a mean over repeats, permutations or raters."""
-
-
-class Interval(NamedTuple):
-    """A ratio mean of one column with its 95 % interval; None where there is none."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    method: str
-    questions: int
-    clusters: int
+from ecg_llm.stats.draws import drawn_means, drawn_ranks, first_shares, limits
+from ecg_llm.stats.intervals import (
+    LEVEL,
+    TINY,
+    Interval,
+    difference_intervals,
+    mean_intervals,
+    spread,
+    wilson,
+)
+from ecg_llm.stats.panels import Pair, Panel, pairs_of, panels_of
+from ecg_llm.stats.power import with_power
+from ecg_llm.stats.resampling import Array, cluster_sums
+from ecg_llm.stats.significance import holm, sign_flip, sign_test
 
 
 class Difference(NamedTuple):
-    """A paired difference of two arms, its interval and its two-sided p-value."""
+    """A paired difference of two arms and its tests; None where nothing can be told."""
 
     interval: Interval
     p: float | None
+    """Two-sided, uncorrected."""
+    test: str = ""
+    """How p was computed."""
+    p_sign: float | None = None
+    wins: int | None = None
+    losses: int | None = None
+    effect: float | None = None
+    error: float | None = None
+    freedom: float | None = None
 
 
 class Rank(NamedTuple):
@@ -74,6 +53,7 @@ class Rank(NamedTuple):
     rank_low: int | None = None
     rank_high: int | None = None
     p_best: float | None = None
+    rank_questions: int | None = None
 
 
 def estimates(
@@ -87,15 +67,18 @@ def estimates(
 ) -> list[Estimate]:
     """Return means with ranks, and paired differences, of every metric on every subset.
 
-    Scores of one question and arm are first averaged over repeats, permutations and raters. An
-    unparsed or failed answer counts as the metric's `missing_as`, or leaves the mean where that
-    is None; one that the judge left unjudged always leaves it, since that is no fault of the arm.
-    All are counted in `missing`. Not-applicable scores never count.
+    Scores are put together by `panels_of`: an answer that the judge left unjudged leaves the mean,
+    since that is no fault of the arm, and is counted in `missing` like unparsed and failed ones.
 
-    Differences are paired on the questions both arms have; Holm's correction runs over the
-    family of one metric and subset. Ranks use the questions that all arms share: 1 + the number
-    of arms whose uncorrected 95 % difference lies wholly above (rank) or whose difference is
-    significant after Holm over all pairs (rank_adjusted).
+    Differences are paired on the questions both arms have. p is exact McNemar's for right-or-wrong
+    marks whose questions are each their own cluster ("mcnemar"), else that of random signs of whole
+    clusters ("sign_flip"); Holm's correction runs over the family of one metric and subset.
+
+    Ranks use the questions that all arms with any value share (rank_questions): 1 + the number of
+    arms whose uncorrected 95 % difference lies wholly above (rank) or whose difference is
+    significant after Holm over all pairs (rank_adjusted). rank_low to rank_high is the interval of
+    rank over draws of other documents (`draws.drawn_means`, `draws.drawn_ranks`), p_best the share
+    of those in which no arm's mean is higher.
 
     Args:
         scores: any number of metrics and arms.
@@ -103,7 +86,7 @@ def estimates(
             left out.
         cluster_of: question_id -> group; a question without one is a cluster of its own.
         comparisons: pairs (a, b) whose difference a - b is tested; all pairs where none is
-            declared or none of the declared applies, as with raters' own names of the systems.
+            declared or none of their names is an arm here, as with raters' own names.
         resamples: number of bootstrap draws and of random sign flips.
         seed: of the resampling; the same draws serve every metric.
         progress: called with (done, total) panels.
@@ -116,11 +99,33 @@ def estimates(
     for done, panel in enumerate(panels):
         if progress:
             progress(done, len(panels))
-        rows += _mean_rows(panel, resamples, seed)
-        rows += _difference_rows(panel, comparisons, resamples, seed)
+        pairs = pairs_of(panel.arms, comparisons)
+        found = _differences(panel, pairs, resamples, seed)
+        rows += _mean_rows(panel, _ranks(panel, found, resamples, seed), resamples, seed)
+        rows += _difference_rows(panel, found, seed)
     if progress:
         progress(len(panels), len(panels))
     return rows
+
+
+def differences(
+    scores: Sequence[Score],
+    subsets_of: Mapping[str, tuple[str, ...]],
+    cluster_of: Mapping[str, str],
+    comparisons: Sequence[tuple[str, str]],
+    resamples: int,
+    seed: int,
+) -> list[Estimate]:
+    """Return the paired differences of `estimates` alone, with the same arguments."""
+    return [
+        row
+        for panel in panels_of(scores, subsets_of, cluster_of)
+        for row in _difference_rows(
+            panel,
+            _differences(panel, pairs_of(panel.arms, comparisons), resamples, seed),
+            seed,
+        )
+    ]
 
 
 def means(panel: Panel, resamples: int, seed: int) -> list[Interval]:
@@ -129,7 +134,7 @@ def means(panel: Panel, resamples: int, seed: int) -> list[Interval]:
     Right-or-wrong marks of questions that are each their own cluster have Wilson's.
     """
     found = mean_intervals(panel.values, panel.cluster, 0.0, 1.0, resamples, seed)
-    if _counts_apart(panel):
+    if panel.counts_apart:
         for j, mean in enumerate(found):
             if mean.value is not None and mean.clusters > 1:
                 low, high = wilson(mean.value * mean.questions, mean.questions)
@@ -137,205 +142,41 @@ def means(panel: Panel, resamples: int, seed: int) -> list[Interval]:
     return found
 
 
-def clusters_of(questions: Sequence[str], cluster_of: Mapping[str, str]) -> NDArray[np.intp]:
-    """Return the cluster number of each question, 0-based without gaps.
-
-    A question without a group is a cluster of its own.
-    """
-    groups = [cluster_of.get(question) or f"question {question}" for question in questions]
-    return np.unique(np.array(groups, dtype=object), return_inverse=True)[1].astype(np.intp)
-
-
-def wilson(successes: float, n: float) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a proportion."""
-    centre = (successes + Z * Z / 2) / (n + Z * Z)
-    half = Z / (n + Z * Z) * np.sqrt(successes * (n - successes) / n + Z * Z / 4)
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
-
-
-def mcnemar(wins: int, losses: int) -> float:
-    """Return the exact two-sided p-value for this many discordant items in either direction."""
-    if wins + losses == 0:
-        return 1.0
-    return float(stats.binomtest(wins, wins + losses, 0.5).pvalue)
-
-
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Return Holm's adjusted p-values, in order; a missing one stays missing."""
-    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
-    adjusted: list[float | None] = [None] * len(p_values)
-    largest = 0.0
-    for position, (p, i) in enumerate(known):
-        largest = max(largest, min(1.0, (len(known) - position) * p))
-        adjusted[i] = largest
-    return adjusted
-
-
-def of_sums(
-    statistic: Callable[[Array], Array],
-    sums: Array,
-    items: int,
-    resamples: int,
-    seed: int,
-    least: float = -np.inf,
-    most: float = np.inf,
-) -> Interval:
-    """Return a statistic of sums over clusters, with its interval by whole clusters.
-
-    The interval is the percentiles of the cluster bootstrap; below FEW_CLUSTERS the jackknife over
-    clusters with t on C-1 degrees (Miller 1974; Hughes 2022, arXiv 2210.13265). Where all clusters
-    say the same there is none, or the bound of a mean if `least` and `most` are finite.
-
-    Args:
-        statistic: rows of sums, shape (n, columns) -> n values, NaN where undefined.
-        sums: of each cluster, shape (clusters, columns); a cluster with nothing but zeros is none.
-        items: what the interval says it rests on.
-        resamples: number of bootstrap draws.
-        seed: of the draws.
-        least: the interval ends here at the latest.
-        most: and here.
-    """
-    sums = sums[sums.any(axis=1)]
-    clusters = len(sums)
-    if not clusters:
-        return Interval(None, None, None, "none", items, 0)
-    total = sums.sum(axis=0)
-    value = float(statistic(total[None])[0])
-    without = statistic(total - sums) if clusters > 1 else np.full(1, np.nan)
-
-    def drawn() -> Array:
-        return np.concatenate([
-            statistic(weights @ sums) for weights in cluster_weights(clusters, resamples, seed)
-        ])  # fmt: skip
-
-    found = of_draws(value, without, drawn, items, least, most)
-    if found.value is not None and _error(without) <= TINY and np.isfinite((least, most)).all():
-        low, high = _bound(value, clusters, least, most)
-        found = found._replace(low=low, high=high, method="cluster_bound")
-    return found
-
-
-def of_draws(
-    value: float,
-    without: Array,
-    drawn: Callable[[], Array],
-    items: int,
-    least: float = -np.inf,
-    most: float = np.inf,
-) -> Interval:
-    """Return a statistic with the interval of `of_sums`; none where all clusters say the same.
-
-    Args:
-        value: of the statistic, NaN where undefined.
-        without: its values without each of the clusters, shape (clusters,).
-        drawn: called for its values in a bootstrap, where there are clusters enough for one.
-        items: what the interval says it rests on.
-        least: the interval ends here at the latest.
-        most: and here.
-    """
-    clusters = len(without)
-    if not np.isfinite(value):
-        return Interval(None, None, None, "none", items, clusters)
-    error = _error(without)
-    none = Interval(value, None, None, "none", items, clusters)
-    if error <= TINY:
-        return none
-    if clusters < FEW_CLUSTERS:
-        if np.isnan(error):  # undefined without one of them
-            return none
-        half = float(stats.t.ppf(0.5 + LEVEL / 2, clusters - 1) * error)
-        low, high, method = value - half, value + half, "cluster_jackknife"
-    else:
-        values = drawn()
-        known = values[np.isfinite(values)]
-        if len(known) < 0.9 * len(values) or np.ptp(known) <= TINY:
-            return none
-        tail = 50 * (1 - LEVEL)
-        low, high = (float(limit) for limit in np.percentile(known, [tail, 100 - tail]))
-        method = "cluster_bootstrap"
-    return Interval(value, max(low, least), min(high, most), method, items, clusters)
-
-
-def _error(without: Array) -> float:
-    """Return the jackknife's standard error from the values without each cluster."""
-    clusters = len(without)
-    return float(np.sqrt((clusters - 1) / clusters * ((without - without.mean()) ** 2).sum()))
-
-
-def placed(arms: int, differences: Mapping[Pair, Difference], drawn: Array) -> list[Rank]:
+def placed(
+    arms: int, differences: Mapping[Pair, Difference], drawn: Array, questions: int
+) -> list[Rank]:
     """Return the ranks of arms.
 
     Args:
         arms: their number.
         differences: (a, b) -> a - b, of all pairs.
         drawn: values of the arms as chance would have them, shape (draws, arms).
+        questions: that they rest on.
     """
+    intervals = {pair: difference.interval for pair, difference in differences.items()}
     adjusted = holm([difference.p for difference in differences.values()])
     rank = np.ones(arms, dtype=int)
     rank_adjusted = rank.copy()
-    for ((a, b), (interval, _)), p_adjusted in zip(differences.items(), adjusted, strict=True):
-        if interval.value is None:
+    for ((a, b), found), p_adjusted in zip(intervals.items(), adjusted, strict=True):
+        if found.value is None:
             continue
-        worse = b if interval.value > 0 else a
-        if (interval.low or 0.0) > 0 or (interval.high or 0.0) < 0:
+        worse = b if found.value > 0 else a
+        if (found.low or 0.0) > 0 or (found.high or 0.0) < 0:
             rank[worse] += 1
         if p_adjusted is not None and p_adjusted < 1 - LEVEL:
             rank_adjusted[worse] += 1
-    drawn = drawn.round(12)
-    place = np.stack([1 + (drawn > drawn[:, [j]]).sum(1) for j in range(arms)], axis=1)
-    best = place == 1
-    p_best = (best / best.sum(axis=1, keepdims=True)).mean(axis=0)
-    tail = 50 * (1 - LEVEL)
-    low, high = np.percentile(place, [tail, 100 - tail], axis=0, method="inverted_cdf")
+    low, high = limits(rank, drawn_ranks(drawn, intervals))
+    p_best = first_shares(drawn)
     return [
-        Rank(int(rank[j]), int(rank_adjusted[j]), int(low[j]), int(high[j]), float(p_best[j]))
+        Rank(
+            int(rank[j]), int(rank_adjusted[j]), int(low[j]), int(high[j]), float(p_best[j]),
+            questions,
+        )
         for j in range(arms)
-    ]
+    ]  # fmt: skip
 
 
-def panels_of(
-    scores: Sequence[Score],
-    subsets_of: Mapping[str, tuple[str, ...]],
-    cluster_of: Mapping[str, str],
-) -> Iterator[Panel]:
-    """Yield the panels of these scores, sorted by metric and subset."""
-    cells: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = defaultdict(dict)
-    missing: dict[tuple[str, str, str], int] = defaultdict(int)
-    unjudged: dict[tuple[str, str, str], int] = defaultdict(int)
-    for score in scores:
-        if score.status == "not_applicable":
-            continue
-        value = score.value
-        if score.status in ("unparsed", "error"):
-            value = METRICS[score.metric].missing_as if score.metric in METRICS else None
-        for subset in subsets_of.get(score.question_id, ()):
-            # An arm whose answers all failed keeps its (empty) column.
-            values = cells[score.metric, subset].setdefault((score.question_id, score.arm), [])
-            if score.status != "scored":
-                missing[score.metric, subset, score.arm] += 1
-                unjudged[score.metric, subset, score.arm] += score.status == "unjudged"
-            if value is not None:
-                values.append(value)
-    for (metric, subset), cell in sorted(cells.items()):
-        questions = sorted({question for question, _ in cell})
-        arms = tuple(sorted({arm for _, arm in cell}))
-        row_of = {question: i for i, question in enumerate(questions)}
-        column_of = {arm: j for j, arm in enumerate(arms)}
-        matrix = np.full((len(questions), len(arms)), np.nan)
-        for (question, arm), values in cell.items():
-            if values:
-                matrix[row_of[question], column_of[arm]] = sum(values) / len(values)
-        cluster = clusters_of(questions, cluster_of)
-        yield Panel(
-            metric, subset, arms, matrix, cluster,
-            missing=tuple(missing[metric, subset, arm] for arm in arms),
-            unjudged=tuple(unjudged[metric, subset, arm] for arm in arms),
-            single=all(len(values) <= 1 for values in cell.values()),
-        )  # fmt: skip
-
-
-def _mean_rows(panel: Panel, resamples: int, seed: int) -> list[Estimate]:
-    ranks = _ranks(panel, resamples, seed)
+def _mean_rows(panel: Panel, ranks: Sequence[Rank], resamples: int, seed: int) -> list[Estimate]:
     return [
         Estimate(
             metric=panel.metric, subset=panel.subset, arm=arm, method=f"mean/{mean.method}",
@@ -357,200 +198,84 @@ def _missing_as(metric: str, unjudged: int) -> str:
     return f"{value:g}" + (f"; {unjudged} unjudged left out" if unjudged else "")
 
 
-def _difference_rows(
-    panel: Panel, comparisons: Sequence[tuple[str, str]], resamples: int, seed: int
-) -> list[Estimate]:
-    pairs = pairs_of(panel.arms, comparisons)
-    differences = _differences(panel, pairs, resamples, seed)
-    adjusted = holm([difference.p for difference in differences])
-    return [
+def _difference_rows(panel: Panel, found: Mapping[Pair, Difference], seed: int) -> list[Estimate]:
+    adjusted = holm([difference.p for difference in found.values()])
+    rows = [
         Estimate(
             metric=panel.metric, subset=panel.subset, arm=panel.arms[a], against=panel.arms[b],
-            method=f"difference/{interval.method}", value=interval.value, low=interval.low,
-            high=interval.high, p=p, p_adjusted=p_adjusted, questions=interval.questions,
-            clusters=interval.clusters, missing=panel.missing[a] + panel.missing[b], seed=seed,
+            method=f"difference/{one.interval.method}", value=one.interval.value,
+            low=one.interval.low, high=one.interval.high, p=one.p, p_adjusted=p_adjusted,
+            test=one.test, p_sign=one.p_sign, wins=one.wins, losses=one.losses, effect=one.effect,
+            error=one.error, freedom=one.freedom, questions=one.interval.questions,
+            clusters=one.interval.clusters, missing=panel.missing[a] + panel.missing[b], seed=seed,
         )
-        for (a, b), (interval, p), p_adjusted in zip(pairs, differences, adjusted, strict=True)
+        for ((a, b), one), p_adjusted in zip(found.items(), adjusted, strict=True)
     ]  # fmt: skip
-
-
-def pairs_of(arms: Sequence[str], comparisons: Sequence[tuple[str, str]]) -> list[Pair]:
-    """Return the places of the declared pairs among the arms; of all pairs where none applies."""
-    place = {arm: j for j, arm in enumerate(arms)}
-    declared = [(place[a], place[b]) for a, b in comparisons if a in place and b in place]
-    return list(dict.fromkeys(declared)) or list(combinations(range(len(arms)), 2))
+    return with_power(rows)
 
 
 def _differences(
     panel: Panel, pairs: Sequence[Pair], resamples: int, seed: int
-) -> list[Difference]:
+) -> dict[Pair, Difference]:
     """Return the paired differences of these pairs of arms."""
     if not pairs:
-        return []
-    first, second = (np.array(side) for side in zip(*pairs, strict=True))
-    columns = panel.values[:, first] - panel.values[:, second]
-    intervals = mean_intervals(columns, panel.cluster, -1.0, 1.0, resamples, seed)
-    if _counts_apart(panel):
-        p_values = [
-            mcnemar(int(wins), int(losses))
-            for wins, losses in zip((columns > 0).sum(0), (columns < 0).sum(0), strict=True)
-        ]
-    else:
-        sums = cluster_sums(np.nan_to_num(columns), panel.cluster)
-        p_values = _sign_flip(sums, resamples, seed)
-    return [
-        Difference(interval, p if interval.clusters > 1 else None)
-        for interval, p in zip(intervals, p_values, strict=True)
-    ]
-
-
-def _ranks(panel: Panel, resamples: int, seed: int) -> list[Rank]:
-    """Return the ranks of the arms on the questions that all of them have."""
-    unknown = [Rank() for _ in panel.arms]
-    if panel.metric in METRICS and METRICS[panel.metric].layer == "other":
-        return unknown  # more words are not better words
-    shared = ~np.isnan(panel.values).any(axis=1)
-    cluster = np.unique(panel.cluster[shared], return_inverse=True)[1]
-    if cluster.size == 0 or cluster.max() == 0:
-        return unknown
-    common = panel._replace(values=panel.values[shared], cluster=cluster)
-    pairs = list(combinations(range(len(panel.arms)), 2))
-    differences = dict(zip(pairs, _differences(common, pairs, resamples, seed), strict=True))
-    drawn = _bootstrap(common.values, cluster, resamples, seed)
-    return placed(len(panel.arms), differences, drawn)
-
-
-def _counts_apart(panel: Panel) -> bool:
-    """Whether values are single right-or-wrong marks, each question its own cluster."""
-    known = panel.values[~np.isnan(panel.values)]
-    return (
-        panel.single
-        and (panel.metric not in METRICS or METRICS[panel.metric].binary)
-        and bool(np.isin(known, (0.0, 1.0)).all())
-        and len(set(panel.cluster.tolist())) == len(panel.cluster)
-    )
-
-
-def mean_intervals(
-    columns: Array, cluster: NDArray[np.intp], least: float, most: float, resamples: int, seed: int
-) -> list[Interval]:
-    """Return the ratio mean and interval of each column of a questions x columns matrix.
-
-    `least` and `most` bound the mean where the column keeps to them. Without variation between
-    clusters a resampling interval would have no width: the bound of `_bound` takes its place.
-    """
-    known = ~np.isnan(columns)
-    n = known.sum(axis=0)
-    sums = cluster_sums(np.where(known, columns, 0.0), cluster)
-    counts = cluster_sums(known.astype(float), cluster)
-    clusters = (counts > 0).sum(axis=0)
-    value = sums.sum(axis=0) / np.maximum(n, 1)
-    residuals = sums - value * counts
-    spread = np.sqrt((residuals**2).sum(axis=0) * clusters / np.maximum(clusters - 1, 1))
-    error = spread / np.maximum(n, 1)
-    bounded = np.array([
-        bool(((column >= least - 1e-6) & (column <= most + 1e-6) | np.isnan(column)).all())
-        for column in columns.T
-    ])  # fmt: skip
-    many = (clusters >= FEW_CLUSTERS) & (error > TINY)
-    half = stats.t.ppf(0.5 + LEVEL / 2, np.maximum(clusters - 1, 1)) * error
-    low, high = value - half, value + half
-    if many.any():
-        drawn = _bootstrap(columns[:, many], cluster, resamples, seed)
-        tail = 50 * (1 - LEVEL)
-        low[many], high[many] = np.percentile(drawn, [tail, 100 - tail], axis=0)
-    made = []
-    for j in range(columns.shape[1]):
-        mean, few = float(value[j]), int(clusters[j])
-        limits = (float(low[j]), float(high[j]))
-        method = "cluster_bootstrap" if many[j] else "cluster_t"
-        if few > 1 and error[j] <= TINY and bounded[j]:
-            limits, method = _bound(mean, few, least, most), "cluster_bound"
-        elif few < 2 or error[j] <= TINY:
-            made.append(Interval(mean if n[j] else None, None, None, "none", int(n[j]), few))
-            continue
-        if bounded[j]:
-            limits = (max(limits[0], least), min(limits[1], most))
-        made.append(Interval(mean, *limits, method, int(n[j]), few))
+        return {}
+    columns = panel.differences(pairs)
+    reach = panel.reach
+    intervals = difference_intervals(columns, panel.cluster, -reach, reach, resamples, seed)
+    sums = cluster_sums(np.nan_to_num(columns), panel.cluster)
+    wins, losses = (columns > TINY).sum(axis=0), (columns < -TINY).sum(axis=0)
+    over, under = (sums > TINY).sum(axis=0), (sums < -TINY).sum(axis=0)
+    p_sign = [sign_test(int(a), int(b)) for a, b in zip(over, under, strict=True)]
+    apart = panel.counts_apart
+    p_values = p_sign if apart else sign_flip(sums, resamples, seed)
+    found = spread(columns, panel.cluster)
+    # Documents that are more alike than chance would have them are chance.
+    error = np.sqrt(np.maximum(found.error**2, found.variance / np.maximum(found.questions, 1)))
+    made = {}
+    for j, (pair, interval) in enumerate(zip(pairs, intervals, strict=True)):
+        told, varies = interval.clusters > 1, bool(error[j] > TINY)
+        deviation = float(found.variance[j]) ** 0.5
+        made[pair] = Difference(
+            interval,
+            p_values[j] if told else None,
+            ("mcnemar" if apart else "sign_flip") if told else "",
+            p_sign[j] if told else None,
+            int(wins[j]) if interval.questions else None,
+            int(losses[j]) if interval.questions else None,
+            float(found.value[j]) / deviation if deviation > TINY else None,
+            float(error[j]) if varies else None,
+            float(found.freedom[j]) if varies else None,
+        )
     return made
 
 
-def _bound(value: float, clusters: int, least: float, most: float) -> tuple[float, float]:
-    """Return bounds of a mean whose clusters all agree.
+def _ranks(panel: Panel, found: Mapping[Pair, Difference], resamples: int, seed: int) -> list[Rank]:
+    """Return the ranks of the arms that have any value, on the questions that all of them have.
 
-    None of C clusters deviates, so by Wilson at most a share u = z^2 / (C + z^2) of clusters
-    does, and those lie anywhere between `least` and `most`.
+    Args:
+        panel: of all arms.
+        found: differences that are known already.
+        resamples: number of draws.
+        seed: of the draws.
     """
-    share = wilson(0, clusters)[1]
-    return (1 - share) * value + share * least, (1 - share) * value + share * most
-
-
-def cluster_sums(columns: Array, cluster: NDArray[np.intp]) -> Array:
-    """Return the sums of the rows of each cluster, shape (clusters, columns)."""
-    order = np.argsort(cluster, kind="stable")
-    starts = np.searchsorted(cluster[order], np.arange(cluster.max() + 1))
-    return np.add.reduceat(columns[order], starts, axis=0)
-
-
-def _bootstrap(columns: Array, cluster: NDArray[np.intp], resamples: int, seed: int) -> Array:
-    """Return ratio means of each column over clusters drawn with replacement.
-
-    Shape (resamples, columns). How often each cluster is drawn is a row of weights, so that all
-    sums of a block are one matrix product.
-    """
-    known = ~np.isnan(columns)
-    sums = cluster_sums(np.where(known, columns, 0.0), cluster)
-    counts = cluster_sums(known.astype(float), cluster)
-    counts, which = np.unique(counts, axis=1, return_inverse=True)
-    made = []
-    for weights in cluster_weights(len(sums), resamples, seed):
-        denominators = (weights @ counts)[:, which.ravel()]
-        # Only a column of very few clusters can be missed by a whole draw, and those use t.
-        made.append((weights @ sums) / np.maximum(denominators, 1.0))
-    return np.concatenate(made)
-
-
-def cluster_weights(clusters: int, resamples: int, seed: int) -> Iterator[Array]:
-    """Yield how often each cluster is drawn, a resample a row, in parts that fit into memory."""
-    rng = np.random.default_rng(seed)
-    step = max(1, BLOCK // clusters)
-    for start in range(0, resamples, step):
-        rows = min(step, resamples - start)
-        drawn = rng.integers(0, clusters, size=(rows, clusters), dtype=np.int64)
-        drawn += np.arange(rows)[:, None] * clusters
-        weights = np.bincount(drawn.ravel(), minlength=rows * clusters)
-        yield weights.reshape(rows, clusters).astype(float)
-
-
-def _sign_flip(sums: Array, resamples: int, seed: int) -> list[float]:
-    """Return the two-sided p-value of each column under random signs of its cluster sums."""
-    observed = np.abs(sums.sum(axis=0))
-    p_values = np.ones(sums.shape[1])
-    active = (np.abs(sums) > TINY).sum(axis=0)
-    for j in np.flatnonzero(active <= EXACT_CLUSTERS):
-        terms = sums[np.abs(sums[:, j]) > TINY, j]
-        signs = every_sign(len(terms))
-        p_values[j] = (np.abs(signs @ terms) >= observed[j] * (1 - 1e-9) - TINY).mean()
-    many = np.flatnonzero(active > EXACT_CLUSTERS)
-    if len(many):
-        reached = np.zeros(len(many))
-        for signs in cluster_signs(len(sums), resamples, seed):
-            totals = np.abs(signs @ sums[:, many])
-            reached += (totals >= observed[many] * (1 - 1e-9) - TINY).sum(axis=0)
-        p_values[many] = (1 + reached) / (1 + resamples)
-    return [float(p) for p in p_values]
-
-
-def every_sign(clusters: int) -> Array:
-    """Return all ways to give each cluster a sign, shape (2 ** clusters, clusters)."""
-    signs = np.array(list(product((1.0, -1.0), repeat=clusters)))
-    return signs.reshape(2**clusters, clusters)
-
-
-def cluster_signs(clusters: int, resamples: int, seed: int) -> Iterator[Array]:
-    """Yield random signs of each cluster, a resample a row, in parts that fit into memory."""
-    rng = np.random.default_rng([seed, 1])
-    step = max(1, BLOCK // clusters)
-    for start in range(0, resamples, step):
-        rows = min(step, resamples - start)
-        yield 2 * rng.integers(0, 2, size=(rows, clusters), dtype=np.int8).astype(float) - 1
+    unknown = dict.fromkeys(panel.arms, Rank())
+    if panel.metric in METRICS and METRICS[panel.metric].layer == "other":
+        return list(unknown.values())  # more words are not better words
+    common = panel.shared()
+    if common.cluster.size == 0 or common.cluster.max() == 0:
+        return list(unknown.values())
+    pairs = list(combinations(range(len(common.arms)), 2))
+    if common.values.shape != panel.values.shape or not found.keys() >= set(pairs):
+        found = _differences(common, pairs, resamples, seed)
+    cluster_of = {
+        question: str(cluster)
+        for question, cluster in zip(common.questions, common.cluster, strict=True)
+    }
+    drawn = np.concatenate([
+        part for (part,) in drawn_means([common], cluster_of, resamples, seed)
+    ])  # fmt: skip
+    ranks = placed(
+        len(common.arms), {pair: found[pair] for pair in pairs}, drawn, len(common.questions)
+    )
+    return list((unknown | dict(zip(common.arms, ranks, strict=True))).values())

@@ -18,14 +18,9 @@ from ecg_llm.contracts import Block
 from ecg_llm.records import GRADES, LETTERS, Question, Reliability, Score
 from ecg_llm.stats.agreement import Agreement, alpha, equal_grades, kappa, kendall
 from ecg_llm.stats.bias import effects
-from ecg_llm.stats.estimate import (
-    Array,
-    Interval,
-    cluster_sums,
-    clusters_of,
-    mean_intervals,
-    of_sums,
-)
+from ecg_llm.stats.intervals import Interval, mean_intervals, of_sums
+from ecg_llm.stats.panels import clusters_of
+from ecg_llm.stats.resampling import Array, cluster_sums
 from ecg_llm.stats.strength import shown, told_apart
 
 SCALES: Mapping[str, tuple[float, ...]] = {

@@ -19,17 +19,10 @@ from scipy.special import expit
 
 from ecg_llm.contracts import Block
 from ecg_llm.records import Estimate
-from ecg_llm.stats.estimate import (
-    LEVEL,
-    TINY,
-    Array,
-    Difference,
-    Interval,
-    Rank,
-    cluster_sums,
-    clusters_of,
-    placed,
-)
+from ecg_llm.stats.estimate import Difference, Rank, placed
+from ecg_llm.stats.intervals import LEVEL, TINY, Interval
+from ecg_llm.stats.panels import Pair, clusters_of
+from ecg_llm.stats.resampling import Array, cluster_sums
 
 STEPS = 100
 """Of Newton's method; it takes about six."""
@@ -184,7 +177,7 @@ def _rows(
                 unshown[arm].add((block.question_id, block.repeat))
     none = Interval(None, None, None, "none", found.questions, found.clusters)
     told = found.connected and (found.length is None or found.length.value is not None)
-    ranks = _ranks(found, resamples, seed) if told else [Rank() for _ in found.arms]
+    ranks = ranked(found, resamples, seed) if told else [Rank() for _ in found.arms]
     for arm, strength, rank in zip(found.arms, found.strengths, ranks, strict=True):
         interval = strength if told else none
         yield Estimate(
@@ -195,24 +188,43 @@ def _rows(
         )  # fmt: skip
 
 
-def _ranks(found: Fit, resamples: int, seed: int) -> list[Rank]:
+def differences(found: Fit, pairs: Sequence[Pair]) -> dict[Pair, Difference]:
+    """Return the differences a - b of pairs of strengths, in log-odds; without p for one cluster.
+
+    p goes by t on C-1 degrees ("t").
+    """
+    values = np.array([strength.value for strength in found.strengths], dtype=float)
+    v, freedom = found.covariance, found.clusters - 1
+    made = {}
+    for a, b in pairs:
+        value, variance = float(values[a] - values[b]), float(v[a, a] + v[b, b] - 2 * v[a, b])
+        interval = t_interval(value, variance, METHOD, found.questions, found.clusters)
+        error = max(variance, TINY) ** 0.5
+        made[a, b] = (
+            Difference(
+                interval, 2 * float(stats.t.sf(abs(value) / error, freedom)), "t",
+                error=error, freedom=freedom,
+            )
+            if freedom
+            else Difference(interval, None)
+        )  # fmt: skip
+    return made
+
+
+def ranked(found: Fit, resamples: int, seed: int) -> list[Rank]:
+    """Return the ranks of the arms by their differences; empty ones for one cluster."""
     count = len(found.arms)
     if found.clusters < 2:
         return [Rank() for _ in range(count)]
     values = np.array([strength.value for strength in found.strengths], dtype=float)
-    differences = {}
-    for a, b in combinations(range(count), 2):
-        v = found.covariance
-        value, variance = float(values[a] - values[b]), float(v[a, a] + v[b, b] - 2 * v[a, b])
-        p = 2 * float(stats.t.sf(abs(value) / max(variance, TINY) ** 0.5, found.clusters - 1))
-        interval = t_interval(value, variance, METHOD, found.questions, found.clusters)
-        differences[a, b] = Difference(interval, p)
     rng = np.random.default_rng(seed)
     size, vectors = np.linalg.eigh(found.covariance)
     noise = rng.standard_normal((resamples, count)) @ (vectors * np.sqrt(np.maximum(size, 0))).T
     freedom = found.clusters - 1
     scale = np.sqrt(rng.chisquare(freedom, size=(resamples, 1)) / freedom)
-    return placed(count, differences, values + noise / scale)
+    pairs = list(combinations(range(count), 2))
+    drawn = values + noise / scale
+    return placed(count, differences(found, pairs), drawn, found.questions)
 
 
 def t_interval(

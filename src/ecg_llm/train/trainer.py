@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
 import torch
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainerCallback
 
-from ecg_llm import store
+from ecg_llm import local, store
 from ecg_llm.contracts import Progress, Remark, StepError
 from ecg_llm.train import batches, parallel
 from ecg_llm.train.batches import IGNORED, Collator, Item
@@ -239,7 +238,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped h
                 )
         if "loss" not in found:
             return
-        self.memory = max(self.memory, memory_used())
+        self.memory = max(self.memory, local.memory_used())
         speed = self.tokens / self.seconds if self.seconds else 0.0
         self.watching.remark(
             f"{speed:,.0f} tokens/s, loss {found['loss']:.3f}, {self.memory / 2**30:.1f} GiB"
@@ -260,10 +259,3 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped h
         self.saved_at = time.monotonic()
         self._saving = self.saved_at - self._due_at
         self.saved_step = state.global_step
-
-
-def memory_used() -> int:
-    """Return the most bytes held on the GPU, without one those that are resident now."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return int(psutil.Process().memory_info().rss)
