@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from support import run_cli
 
 from ecg_llm.records import (
@@ -136,6 +137,7 @@ def test_the_report_is_one_file_that_names_what_was_not_read(study: Path, rows: 
     assert str(len(rows(Draft))) in html
 
 
+@pytest.mark.slow
 def test_a_wanted_difference_is_planned_for_from_the_study_at_hand(study: Path) -> None:
     run = run_cli("estimates", "--power", "0.03", "--json", "-C", str(study))
     told = [row for row in json.loads(run.stdout)["power"] if row["needed_questions"] is not None]
@@ -148,6 +150,7 @@ def test_a_wanted_difference_is_planned_for_from_the_study_at_hand(study: Path) 
     assert "give a number above 0" in refused.stderr
 
 
+@pytest.mark.slow
 def test_standings_and_agreement_are_commands(study: Path) -> None:
     shown = run_cli("standings", "-C", str(study)).stdout
     assert all(word in shown for word in ("median", "extractive", "%"))
@@ -184,17 +187,15 @@ def test_ask_says_when_the_literature_does_not_answer(study: Path) -> None:
 
 
 def test_search_finds_the_chapter_and_survives_any_query(study: Path, tmp_path: Path) -> None:
-    run = run_cli(
-        "search", "--json", "-C", str(study), "Wenckebach second-degree AV block", "-k", "3"
-    )
-    hits = json.loads(run.stdout)["hits"]
+    queries = tmp_path / "queries.txt"
+    queries.write_text('Wenckebach second-degree AV block\nP-R "quoted\nR/S > 1 AND (\n*:*\n+-&&\n')
+    run = run_cli("search", "--file", str(queries), "-C", str(study), "-k", "3")
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert len(lines) == 5
+    hits = json.loads(lines[0])["hits"]
     assert len(hits) == 3
     assert hits[0]["path"] == "03-av-block.pdf"
-    queries = tmp_path / "queries.txt"
-    queries.write_text('P-R "quoted\nR/S > 1 AND (\n*:*\n+-&&\n')
-    run = run_cli("search", "--file", str(queries), "-C", str(study))
-    assert run.returncode == 0, run.stderr
-    assert len(run.stdout.splitlines()) == 4
 
 
 def test_show_traces_a_score_to_the_page(study: Path) -> None:

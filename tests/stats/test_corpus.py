@@ -134,6 +134,7 @@ def test_the_interval_of_corpus_bleu_draws_whole_documents():
     assert estimated(items, subsets, {}, 2000, 2)[0].low != once.low
 
 
+@pytest.mark.slow
 def test_intervals_of_corpus_bleu_hold_the_truth_as_often_as_they_say():
     """The truth is the BLEU of a large text; the others are drawn the same way."""
     (truth,) = estimated(*corpus(1, 4000, 1, seed=99), 1, 1)

@@ -474,6 +474,7 @@ def test_ranks_say_on_how_many_questions_they_rest():
         assert row.questions == len(marks[arm])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("documents", [2, 5, 20])
 def test_few_documents_seldom_make_one_of_two_equal_arms_the_sure_best(documents):
     rng = np.random.default_rng(documents)

@@ -215,6 +215,7 @@ def test_the_planned_questions_find_the_difference_in_about_80_of_100_studies():
     assert np.mean(t < 0.05) == pytest.approx(0.8, abs=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 10])
 @pytest.mark.parametrize(("documents", "tests"), [(6, 1), (8, 1), (30, 1), (12, 10), (40, 28)])
 def test_signs_find_the_detectable_difference_in_about_80_of_100_studies(documents, tests, size):
@@ -234,6 +235,7 @@ def test_signs_find_the_detectable_difference_in_about_80_of_100_studies(documen
     assert 0.65 <= np.mean(p_values < ALPHA / tests) <= 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("questions", "apart"), [(15, 4), (40, 8), (100, 4), (100, 30), (400, 40)])
 def test_mcnemar_finds_the_detectable_difference_in_about_80_of_100_studies(questions, apart):
     (row,) = compared(marks(questions, apart // 2, apart // 2))

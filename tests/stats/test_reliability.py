@@ -166,6 +166,7 @@ def of_server(quality_of, slot, length, arms=5, questions=40):
     return blocks(rows, items)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("slot", "length"), [(-0.5, 0.6), (0.0, 0.0)], ids=["biased judge", "fair judge"]
 )
