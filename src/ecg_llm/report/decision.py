@@ -176,8 +176,8 @@ def _out_of_reach(verdict: Verdict, resamples: int) -> Iterable[str]:
     for criterion, row in verdict.out_of_reach(resamples):
         pairs = len(verdict.pairs(criterion))
         many = f" over {pairs:,} pairs" if pairs > 1 else ""
-        if _count(verdict) > 1:
-            many += f"{' and' if many else ' over'} {_count(verdict)} criteria"
+        if verdict.corrected > 1:
+            many += f"{' and' if many else ' over'} {verdict.corrected} criteria"
         if pairs * 2.0 ** (1 - row.clusters) < verdict.level:
             draws.setdefault(many, []).append(verdict.where(criterion))
         else:
@@ -295,7 +295,7 @@ def _wanted(verdict: Verdict, study: Study) -> str:
     margin = study.decision.margin
     wanted = []
     for criterion in verdict.criteria:
-        over = len(verdict.pairs(criterion)) * _count(verdict)
+        over = len(verdict.pairs(criterion)) * verdict.corrected
         for pair in combinations(verdict.left, 2):
             row = verdict.differences.get((criterion, *pair))
             if row is not None and is_few(row, margin):
@@ -459,7 +459,7 @@ def _hints(verdict: Verdict) -> Iterable[str]:
     """Return the differences that stand in their own table, but not over all that is chosen by."""
     hints = [hint for arm in verdict.left for hint in _above(verdict, arm)]
     if hints:
-        over = f"{_count(verdict)} criteria" if _count(verdict) > 1 else ""
+        over = f"{verdict.corrected} criteria" if verdict.corrected > 1 else ""
         if len(verdict.own) < len(verdict.differences):
             over = f"all pairs of arms{' and ' if over else ''}{over}"
         yield f"More questions: by itself {named(hints, 2)}, but not after correction for {over}."
@@ -473,11 +473,6 @@ def _above(verdict: Verdict, arm: str) -> list[str]:
         for other in verdict.left
         for one in verdict.hinted(other, arm)
     ]
-
-
-def _count(verdict: Verdict) -> int:
-    """Return the number of criteria that are corrected for."""
-    return round(SIGNIFICANT / verdict.level)
 
 
 def _weights(verdict: Verdict, standings: Sequence[Standing]) -> Iterable[str]:
@@ -581,7 +576,7 @@ def _rule(verdict: Verdict) -> str:
     where = "the questions there are"
     if verdict.unseen and not verdict.systems:
         where = "documents left out of training"
-    count = _count(verdict)
+    count = verdict.corrected
     over = f" and over {count} criteria (Bonferroni)" if count > 1 else ""
     return (
         f"On {where}, each layer decides by its first metric; wording alone never does. An arm is "

@@ -80,8 +80,13 @@ class Verdict(NamedTuple):
     """Tested pairs of arms, both ways round; what they can detect is at `level`."""
     own: Mapping[tuple[Criterion, str, str], Estimate]
     """The same pairs as the study's estimates have them, corrected as declared."""
-    level: float
-    """What p_adjusted must stay below: 5 % over the number of criteria."""
+    corrected: int
+    """Number of criteria that are corrected for, 1 at least."""
+
+    @property
+    def level(self) -> float:
+        """What p_adjusted must stay below: 5 % over the number of criteria."""
+        return SIGNIFICANT / self.corrected
 
     @property
     def arms(self) -> list[str]:
@@ -185,7 +190,7 @@ def judged(
     compared = [
         c for c, there in tested.items() if sum(known[c, arm].clusters > 1 for arm in there) > 1
     ]
-    level = SIGNIFICANT / max(1, len(compared))
+    corrected = max(1, len(compared))
     own = [row for row in estimates if row.against and (row.metric, row.subset) in of]
     rows = own
     compared_by = {(of[row.metric, row.subset], *sorted((row.arm, row.against))) for row in own}
@@ -206,9 +211,9 @@ def judged(
         unmeasured=tuple(arm for arm in wanted if arm not in candidates),
         left=candidates,
         means=known,
-        differences=_both_ways(_at(rows, level), of),
+        differences=_both_ways(_at(rows, SIGNIFICANT / corrected), of),
         own=_both_ways(own, of),
-        level=level,
+        corrected=corrected,
     )
     left = tuple(arm for arm in candidates if not found.ruled_out_by(arm))
     # Where everyone is ruled out in a circle, nobody is.
